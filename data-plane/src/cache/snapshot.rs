@@ -1,0 +1,303 @@
+//! The configuration as a node sees it: immutable, indexed, cheap to change into the next one. Pure.
+//!
+//! Maps share structure (`imbl`), so that the next snapshot costs the change and not the whole. A stage takes one snapshot
+//! for each record and uses it to the end: it never sees half a change.
+
+use std::sync::Arc;
+
+use hookwire_proto::config::{self, Role, change, resource};
+use hookwire_proto::name;
+use url::Url;
+
+/// A subscription, ready for use.
+#[derive(Debug)]
+pub struct Subscription {
+    /// `tenants/{tenant}/subscriptions/{subscription}`.
+    pub name: Arc<str>,
+    /// Where requests are sent; `None` if the control plane sent what this version takes for no URL.
+    pub url: Option<Url>,
+    /// Event types, prefixes (`invoice.*`) or `*`.
+    pub event_types: Vec<String>,
+    /// Signing secrets, sealed, oldest first.
+    pub secrets: Vec<config::Secret>,
+    /// The pre-shared key, its value sealed.
+    pub shared_key: Option<config::SharedKey>,
+    /// Requests under way at a time, if the subscription says.
+    pub max_concurrency: Option<usize>,
+    /// Configuration revision of its last write: with the name it identifies this state of the subscription.
+    pub revision: i64,
+}
+
+impl Subscription {
+    /// `tenants/{tenant}`.
+    pub fn tenant(&self) -> &str {
+        name::tenant_of(&self.name).unwrap_or_default()
+    }
+}
+
+impl From<config::Subscription> for Subscription {
+    fn from(subscription: config::Subscription) -> Self {
+        let url = Url::parse(&subscription.url).ok();
+        if url.is_none() {
+            tracing::error!(subscription = subscription.name, "the control plane sent a URL that is none");
+        }
+        Self {
+            name: subscription.name.into(),
+            url,
+            event_types: subscription.event_types,
+            secrets: subscription.secrets,
+            shared_key: subscription.shared_key,
+            max_concurrency: usize::try_from(subscription.max_concurrency).ok().filter(|limit| *limit > 0),
+            revision: subscription.revision,
+        }
+    }
+}
+
+/// An API key, as it is found by its hash.
+#[derive(Debug)]
+pub struct ApiKey {
+    /// `apiKeys/{api_key}`.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The tenant that it is bound to, `tenants/{tenant}`; `None` for every tenant.
+    pub tenant: Option<String>,
+}
+
+/// Subscriptions that a pattern of a tenant selects: usually one or two, so a slice, copied when it changes.
+type Matches = Arc<[Arc<Subscription>]>;
+
+/// The whole configuration at one revision.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    revision: i64,
+    tenants: imbl::HashSet<Arc<str>>,
+    event_types: imbl::HashSet<Arc<str>>,
+    subscriptions: imbl::HashMap<Arc<str>, Arc<Subscription>>,
+    /// By tenant and pattern, see [`match_key`].
+    matches: imbl::HashMap<Box<str>, Matches>,
+    /// By the SHA-256 of the key.
+    api_keys: imbl::HashMap<Vec<u8>, Arc<ApiKey>>,
+    /// Hashes by name, for removal.
+    api_key_hashes: imbl::HashMap<String, Vec<u8>>,
+}
+
+impl Snapshot {
+    /// All resources of a revision.
+    pub fn new(revision: i64, resources: impl IntoIterator<Item = config::Resource>) -> Self {
+        let mut snapshot = Self { revision, ..Self::default() };
+        for resource in resources {
+            snapshot.put(resource);
+        }
+        snapshot
+    }
+
+    /// The revision of the last write that is in here.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Makes this the snapshot after a change set.
+    pub fn apply(&mut self, set: config::ChangeSet) {
+        for change in set.changes {
+            match change.change {
+                Some(change::Change::Put(resource)) => self.put(resource),
+                Some(change::Change::Delete(name)) => self.delete(&name),
+                // A later version's; what it means this version can't act on.
+                None => tracing::warn!(revision = set.revision, "change of an unknown kind passed over"),
+            }
+        }
+        self.revision = set.revision;
+    }
+
+    /// Whether a tenant exists; `tenants/{tenant}`.
+    pub fn has_tenant(&self, tenant: &str) -> bool {
+        self.tenants.contains(tenant)
+    }
+
+    /// Whether an event type is registered; `tenants/{tenant}` and the type.
+    pub fn has_event_type(&self, tenant: &str, event_type: &str) -> bool {
+        self.event_types.contains(format!("{tenant}/eventTypes/{event_type}").as_str())
+    }
+
+    /// The API key with this SHA-256.
+    pub fn api_key(&self, hash: &[u8]) -> Option<&Arc<ApiKey>> {
+        self.api_keys.get(hash)
+    }
+
+    /// A subscription by its name.
+    pub fn subscription(&self, name: &str) -> Option<&Arc<Subscription>> {
+        self.subscriptions.get(name)
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// The subscriptions of a tenant that want an event type, each once: one look-up for the type, one for each of its
+    /// prefixes and one for `*`.
+    pub fn matching(&self, tenant: &str, event_type: &str) -> Vec<Arc<Subscription>> {
+        let mut found: Vec<Arc<Subscription>> = Vec::new();
+        let mut patterns = 0;
+        let mut look_up = |pattern: &str, suffix: &str| {
+            if let Some(matches) = self.matches.get(match_key(tenant, pattern, suffix).as_str()) {
+                found.extend(matches.iter().cloned());
+                patterns += 1;
+            }
+        };
+        look_up(event_type, "");
+        for (dot, _) in event_type.match_indices('.') {
+            look_up(&event_type[..=dot], "*");
+        }
+        look_up("*", "");
+        if patterns > 1 {
+            // A subscription may name a type and a prefix of it.
+            found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            found.dedup_by(|a, b| a.name == b.name);
+        }
+        found
+    }
+
+    fn put(&mut self, resource: config::Resource) {
+        match resource.resource {
+            Some(resource::Resource::Tenant(tenant)) => {
+                self.tenants.insert(tenant.name.into());
+            }
+            Some(resource::Resource::EventType(event_type)) => {
+                self.event_types.insert(event_type.name.into());
+            }
+            Some(resource::Resource::Subscription(subscription)) => {
+                self.delete_subscription(&subscription.name);
+                let subscription = Arc::new(Subscription::from(subscription));
+                for pattern in &subscription.event_types {
+                    let key = match_key(subscription.tenant(), pattern, "").into_boxed_str();
+                    let matches = self.matches.get(&key).map_or(&[][..], |matches| matches);
+                    let matches = matches.iter().chain([&subscription]).cloned().collect();
+                    self.matches.insert(key, matches);
+                }
+                self.subscriptions.insert(subscription.name.clone(), subscription);
+            }
+            Some(resource::Resource::ApiKey(key)) => {
+                self.delete_api_key(&key.name);
+                let hash = key.hash.to_vec();
+                self.api_key_hashes.insert(key.name.clone(), hash.clone());
+                let role = key.role();
+                let tenant = Some(key.tenant).filter(|tenant| !tenant.is_empty());
+                self.api_keys.insert(hash, Arc::new(ApiKey { name: key.name, role, tenant }));
+            }
+            None => tracing::warn!("resource of an unknown kind passed over"),
+        }
+    }
+
+    fn delete(&mut self, name: &str) {
+        // Names of different kinds differ, so at most one of these finds it.
+        self.tenants.remove(name);
+        self.event_types.remove(name);
+        self.delete_subscription(name);
+        self.delete_api_key(name);
+    }
+
+    fn delete_subscription(&mut self, name: &str) {
+        let Some(subscription) = self.subscriptions.remove(name) else { return };
+        for pattern in &subscription.event_types {
+            let key = match_key(subscription.tenant(), pattern, "");
+            let Some(matches) = self.matches.get(key.as_str()) else { continue };
+            let rest: Matches = matches.iter().filter(|other| other.name != subscription.name).cloned().collect();
+            if rest.is_empty() {
+                self.matches.remove(key.as_str());
+            } else {
+                self.matches.insert(key.into_boxed_str(), rest);
+            }
+        }
+    }
+
+    fn delete_api_key(&mut self, name: &str) {
+        if let Some(hash) = self.api_key_hashes.remove(name) {
+            self.api_keys.remove(&hash);
+        }
+    }
+}
+
+/// A line feed is in neither part, so that they can't run into each other.
+fn match_key(tenant: &str, pattern: &str, suffix: &str) -> String {
+    format!("{tenant}\n{pattern}{suffix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription(name: &str, event_types: &[&str]) -> config::Resource {
+        config::Resource {
+            resource: Some(resource::Resource::Subscription(config::Subscription {
+                name: name.into(),
+                url: "https://example.com/".into(),
+                event_types: event_types.iter().map(|&event_type| event_type.into()).collect(),
+                ..Default::default()
+            })),
+        }
+    }
+
+    fn put(revision: i64, resource: config::Resource) -> config::ChangeSet {
+        config::ChangeSet { revision, changes: vec![config::Change { change: Some(change::Change::Put(resource)) }] }
+    }
+
+    fn matching(snapshot: &Snapshot, tenant: &str, event_type: &str) -> Vec<String> {
+        let mut names: Vec<_> =
+            snapshot.matching(tenant, event_type).iter().map(|s| name::last_id(&s.name).to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn types_prefixes_and_all_match_once_and_within_the_tenant() {
+        let snapshot = Snapshot::new(
+            1,
+            [
+                subscription("tenants/a/subscriptions/exact", &["invoice.paid"]),
+                subscription("tenants/a/subscriptions/prefix", &["invoice.*"]),
+                subscription("tenants/a/subscriptions/all", &["*"]),
+                subscription("tenants/a/subscriptions/every-way", &["invoice.paid", "invoice.*", "*"]),
+                subscription("tenants/a/subscriptions/other", &["user.created"]),
+                subscription("tenants/b/subscriptions/exact", &["invoice.paid"]),
+            ],
+        );
+        assert_eq!(matching(&snapshot, "tenants/a", "invoice.paid"), ["all", "every-way", "exact", "prefix"]);
+        assert_eq!(matching(&snapshot, "tenants/a", "invoice.paid.late"), ["all", "every-way", "prefix"]);
+        assert_eq!(matching(&snapshot, "tenants/a", "invoice"), ["all", "every-way"]);
+        assert_eq!(matching(&snapshot, "tenants/b", "invoice.paid"), ["exact"]);
+    }
+
+    #[test]
+    fn a_change_makes_the_next_snapshot_and_leaves_the_one_before() {
+        let name = "tenants/a/subscriptions/s";
+        let before = Snapshot::new(1, [subscription(name, &["a"])]);
+        let mut after = before.clone();
+        after.apply(put(2, subscription(name, &["b"])));
+        assert_eq!((before.revision(), after.revision()), (1, 2));
+        assert_eq!(matching(&before, "tenants/a", "a"), ["s"]);
+        assert!(matching(&after, "tenants/a", "a").is_empty());
+        assert_eq!(matching(&after, "tenants/a", "b"), ["s"]);
+        after.apply(config::ChangeSet {
+            revision: 3,
+            changes: vec![config::Change { change: Some(change::Change::Delete(name.into())) }],
+        });
+        assert!(matching(&after, "tenants/a", "b").is_empty());
+        assert!(after.subscription(name).is_none());
+        assert!(before.subscription(name).is_some());
+    }
+
+    #[test]
+    fn a_revoked_key_is_not_found() {
+        let key = config::ApiKey { name: "apiKeys/k".into(), hash: vec![7; 32].into(), ..Default::default() };
+        let key = config::Resource { resource: Some(resource::Resource::ApiKey(key)) };
+        let mut snapshot = Snapshot::new(1, [key]);
+        assert!(snapshot.api_key(&[7; 32]).is_some());
+        snapshot.apply(config::ChangeSet {
+            revision: 2,
+            changes: vec![config::Change { change: Some(change::Change::Delete("apiKeys/k".into())) }],
+        });
+        assert!(snapshot.api_key(&[7; 32]).is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! Deliveries to recipients.
+
+pub mod attempt;

@@ -1,0 +1,4 @@
+//! The data plane.
+
+pub mod cache;
+pub mod deliver;

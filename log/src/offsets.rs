@@ -1,0 +1,287 @@
+//! Which offset of a partition may be committed, and what is finished beyond it. Pure.
+//!
+//! Records finish out of order: a slow recipient must not hold back what came after it. A commit therefore says two
+//! things: the offset below which all is finished, and, in its metadata, which offsets above it are *not*.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use crate::Offset;
+
+/// Unfinished offsets that a commit names, at most. What is above them counts as unfinished altogether.
+pub const MAX_UNFINISHED: usize = 1_024;
+
+/// The longest metadata of a commit in bytes (Kafka's `offset.metadata.max.bytes`, whose default this is).
+pub const MAX_METADATA_BYTES: usize = 4_096;
+
+/// Begins every metadata, so that another form can follow one day.
+const VERSION: &str = "1:";
+
+/// What a group has committed of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// All below this is finished; where a new owner begins to read.
+    pub next: Offset,
+    /// Nothing at or above this is finished. Never below `next`.
+    pub horizon: Offset,
+    /// What between the two is not finished, ascending.
+    pub unfinished: Vec<Offset>,
+}
+
+impl Committed {
+    /// Everything below `next` is finished, nothing else.
+    pub fn at(next: Offset) -> Self {
+        Self { next, horizon: next, unfinished: Vec::new() }
+    }
+
+    /// Whether a record was finished.
+    pub fn is_finished(&self, offset: Offset) -> bool {
+        offset < self.next || (offset < self.horizon && self.unfinished.binary_search(&offset).is_err())
+    }
+
+    /// The metadata of the commit: empty when nothing is finished beyond `next`. At most [`MAX_UNFINISHED`] offsets and
+    /// [`MAX_METADATA_BYTES`] bytes: where more would be needed, the horizon is lowered, so that finished records may be
+    /// redone but none is skipped.
+    pub fn metadata(&self) -> String {
+        if self.horizon == self.next {
+            return String::new();
+        }
+        let mut horizon = self.horizon;
+        let mut deltas = Vec::new();
+        let mut before = self.next;
+        // 4 bytes of base64 for 3, the version, and the horizon's own 10 bytes at most.
+        let room = (MAX_METADATA_BYTES - VERSION.len()) / 4 * 3 - 10;
+        for (count, offset) in self.unfinished.iter().enumerate() {
+            let length = deltas.len();
+            write_varint(&mut deltas, offset.abs_diff(before));
+            if count == MAX_UNFINISHED || deltas.len() > room {
+                deltas.truncate(length);
+                horizon = *offset;
+                break;
+            }
+            before = *offset;
+        }
+        let mut bytes = Vec::with_capacity(deltas.len() + 10);
+        write_varint(&mut bytes, horizon.abs_diff(self.next));
+        bytes.append(&mut deltas);
+        format!("{VERSION}{}", STANDARD_NO_PAD.encode(bytes))
+    }
+
+    /// Reads a commit. Metadata that is not ours counts as none: records may be redone, none is skipped.
+    pub fn parse(next: Offset, metadata: &str) -> Self {
+        Self::parse_metadata(next, metadata).unwrap_or_else(|| Self::at(next))
+    }
+
+    fn parse_metadata(next: Offset, metadata: &str) -> Option<Self> {
+        let bytes = STANDARD_NO_PAD.decode(metadata.strip_prefix(VERSION)?).ok()?;
+        let mut rest = bytes.as_slice();
+        let horizon = next.checked_add_unsigned(read_varint(&mut rest)?)?;
+        let mut unfinished = Vec::new();
+        let mut before = next;
+        while !rest.is_empty() {
+            let offset = before.checked_add_unsigned(read_varint(&mut rest)?)?;
+            if offset >= horizon || (offset == before && !unfinished.is_empty()) {
+                return None;
+            }
+            unfinished.push(offset);
+            before = offset;
+        }
+        Some(Self { next, horizon, unfinished })
+    }
+}
+
+/// What of a partition is under way, while it is owned.
+#[derive(Debug)]
+pub struct Offsets {
+    /// Not finished, below the horizon: begun, or to be begun again after a new owner has read up to it.
+    open: BTreeSet<Offset>,
+    /// Nothing at or above this is finished.
+    horizon: Offset,
+    /// Everything below this has been read by this owner.
+    read_to: Offset,
+}
+
+impl Offsets {
+    /// Goes on from what was committed.
+    pub fn resume(committed: &Committed) -> Self {
+        Self {
+            open: committed.unfinished.iter().copied().collect(),
+            horizon: committed.horizon,
+            read_to: committed.next,
+        }
+    }
+
+    /// A record has been read; `false` when it is finished already and is to be passed over. Records come in the order of
+    /// their offsets, perhaps with gaps (retention, compaction): what was open in a gap is gone, and no longer waited for.
+    pub fn begin(&mut self, offset: Offset) -> bool {
+        debug_assert!(offset >= self.read_to, "offset {offset} after {}", self.read_to);
+        let gone: Vec<_> = self.open.range(self.read_to.min(offset)..offset).copied().collect();
+        for offset in gone {
+            self.open.remove(&offset);
+        }
+        self.read_to = offset + 1;
+        if offset >= self.horizon {
+            self.horizon = offset + 1;
+            self.open.insert(offset);
+            return true;
+        }
+        self.open.contains(&offset)
+    }
+
+    /// A record that was begun is finished. More than once is as good as once.
+    pub fn finish(&mut self, offset: Offset) {
+        self.open.remove(&offset);
+    }
+
+    /// How many records are begun, or to be begun again, and not finished.
+    pub fn unfinished(&self) -> usize {
+        self.open.len()
+    }
+
+    /// What may be committed now.
+    pub fn committable(&self) -> Committed {
+        let next = self.open.first().copied().unwrap_or(self.horizon);
+        Committed {
+            next,
+            horizon: self.horizon,
+            unfinished: self.open.iter().copied().take(MAX_UNFINISHED + 1).collect(),
+        }
+    }
+}
+
+/// LEB128: seven bits a byte, the lowest first.
+fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value.to_le_bytes()[0]);
+}
+
+fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_the_contiguous_part_is_committed_and_the_rest_is_named() {
+        let mut offsets = Offsets::resume(&Committed::at(10));
+        for offset in 10..15 {
+            assert!(offsets.begin(offset));
+        }
+        offsets.finish(12);
+        offsets.finish(10);
+        let committed = offsets.committable();
+        assert_eq!(committed, Committed { next: 11, horizon: 15, unfinished: vec![11, 13, 14] });
+        assert_eq!(Committed::parse(11, &committed.metadata()), committed);
+    }
+
+    #[test]
+    fn all_finished_needs_no_metadata() {
+        let mut offsets = Offsets::resume(&Committed::at(0));
+        assert!(offsets.begin(0));
+        offsets.finish(0);
+        assert_eq!(offsets.committable(), Committed::at(1));
+        assert_eq!(offsets.committable().metadata(), "");
+    }
+
+    #[test]
+    fn a_new_owner_passes_over_what_is_finished() {
+        let committed = Committed { next: 3, horizon: 8, unfinished: vec![3, 6] };
+        let mut offsets = Offsets::resume(&committed);
+        let begun: Vec<_> = (3..10).filter(|offset| offsets.begin(*offset)).collect();
+        assert_eq!(begun, [3, 6, 8, 9]);
+    }
+
+    #[test]
+    fn what_was_known_is_still_known_before_it_is_read_again() {
+        let committed = Committed { next: 3, horizon: 8, unfinished: vec![3, 6] };
+        assert_eq!(Offsets::resume(&committed).committable(), committed);
+    }
+
+    #[test]
+    fn an_open_offset_that_retention_took_is_not_waited_for() {
+        let mut offsets = Offsets::resume(&Committed { next: 3, horizon: 8, unfinished: vec![3, 6] });
+        assert!(offsets.begin(20));
+        offsets.finish(20);
+        assert_eq!(offsets.committable(), Committed::at(21));
+    }
+
+    #[test]
+    fn too_many_to_name_lowers_the_horizon() {
+        let unfinished: Vec<_> = (0..3_000).map(|n| n * 2).collect();
+        let committed = Committed { next: 0, horizon: 6_000, unfinished };
+        let parsed = Committed::parse(0, &committed.metadata());
+        assert_eq!(parsed.unfinished.len(), MAX_UNFINISHED);
+        assert_eq!(parsed.horizon, 2 * Offset::try_from(MAX_UNFINISHED).expect("small"));
+        assert!(parsed.is_finished(1) && !parsed.is_finished(2) && !parsed.is_finished(4_001));
+    }
+
+    #[test]
+    fn metadata_of_another_kind_counts_as_none() {
+        for metadata in ["", "x", "1:", "1:!", "2:AAAA", "1:////////////////", "1:AQUF"] {
+            assert_eq!(Committed::parse(7, metadata), Committed::at(7), "{metadata}");
+        }
+    }
+
+    proptest! {
+        /// Whatever finishes in whatever order, and whenever a new owner takes over: nothing unfinished is ever counted as
+        /// finished, and metadata always fits.
+        #[test]
+        fn no_commit_ever_covers_what_is_unfinished(
+            steps in prop::collection::vec((0..3u8, any::<prop::sample::Index>(), 1..2_000_000i64), 1..400),
+        ) {
+            let mut offsets = Offsets::resume(&Committed::at(0));
+            let (mut next, mut begun, mut finished) = (0, Vec::new(), BTreeSet::new());
+            for (step, index, gap) in steps {
+                match step {
+                    0 | 1 if step == 0 || begun.is_empty() => {
+                        next += if gap % 5 == 0 { gap } else { 1 };
+                        if offsets.begin(next) {
+                            prop_assert!(!finished.contains(&next));
+                            begun.push(next);
+                        }
+                    }
+                    _ => {
+                        if !begun.is_empty() {
+                            let offset = begun.swap_remove(index.index(begun.len()));
+                            offsets.finish(offset);
+                            finished.insert(offset);
+                        }
+                    }
+                }
+                let committed = offsets.committable();
+                let metadata = committed.metadata();
+                prop_assert!(metadata.len() <= MAX_METADATA_BYTES);
+                let parsed = Committed::parse(committed.next, &metadata);
+                for offset in &begun {
+                    prop_assert!(!parsed.is_finished(*offset));
+                }
+                for offset in &finished {
+                    prop_assert!(parsed.is_finished(*offset));
+                }
+            }
+        }
+
+        #[test]
+        fn parsing_metadata_never_panics(next in 0..i64::MAX, metadata in "(1:)?[A-Za-z0-9+/]{0,40}") {
+            let parsed = Committed::parse(next, &metadata);
+            prop_assert!(parsed.horizon >= parsed.next);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Resource names (AIP-122) and ids: parsed, checked and made here and nowhere else.
+//!
+//! A name is text in the API and in records; these types exist where its parts are needed.
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+
+/// A name or an id that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The name is not of the resource's pattern.
+    #[error("must be a name of the form `{pattern}`")]
+    Pattern {
+        /// The pattern, such as `tenants/{tenant}`.
+        pattern: &'static str,
+    },
+    /// A chosen id, or the one in a name, is malformed.
+    #[error("the id must be {rule}")]
+    Id {
+        /// What an id must be, for people.
+        rule: &'static str,
+    },
+}
+
+/// What ids of tenants, subscriptions, secrets and API keys must be, for people.
+pub const ID_RULE: &str =
+    "1 to 63 lower-case letters, digits and hyphens, beginning with a letter and not ending with a hyphen";
+/// What message ids must be, for people.
+pub const MESSAGE_ID_RULE: &str = "1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`";
+/// What event types must be, for people.
+pub const EVENT_TYPE_RULE: &str =
+    "1 to 128 characters: parts of `A-Z`, `a-z`, `0-9` and `_`, joined by dots, such as `invoice.paid`";
+
+/// Checks an id against [`ID_RULE`].
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_id(id: &str) -> Result<(), Error> {
+    let valid = (1..=63).contains(&id.len())
+        && id.starts_with(|c: char| c.is_ascii_lowercase())
+        && !id.ends_with('-')
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if valid { Ok(()) } else { Err(Error::Id { rule: ID_RULE }) }
+}
+
+/// Checks a message id against [`MESSAGE_ID_RULE`].
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_message_id(id: &str) -> Result<(), Error> {
+    let valid = (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if valid { Ok(()) } else { Err(Error::Id { rule: MESSAGE_ID_RULE }) }
+}
+
+/// Checks an event type against [`EVENT_TYPE_RULE`].
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_event_type(event_type: &str) -> Result<(), Error> {
+    let valid = event_type.len() <= 128
+        && event_type
+            .split('.')
+            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    if valid { Ok(()) } else { Err(Error::Id { rule: EVENT_TYPE_RULE }) }
+}
+
+macro_rules! resource {
+    ($(#[$doc:meta])* $type:ident, $pattern:literal, $check:ident, [$($collection:literal $field:ident),+]) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type {
+            $(
+                #[doc = concat!("Id below `", $collection, "/`.")]
+                pub $field: String,
+            )+
+        }
+
+        impl $type {
+            /// The pattern of these names.
+            pub const PATTERN: &'static str = $pattern;
+
+            /// Parses a name.
+            ///
+            /// # Errors
+            /// [`Error::Pattern`] for another form, [`Error::Id`] for a malformed id.
+            pub fn parse(name: &str) -> Result<Self, Error> {
+                let wrong = || Error::Pattern { pattern: Self::PATTERN };
+                let mut parts = name.split('/');
+                $(
+                    if parts.next() != Some($collection) {
+                        return Err(wrong());
+                    }
+                    let $field = parts.next().ok_or_else(wrong)?.to_owned();
+                )+
+                if parts.next().is_some() {
+                    return Err(wrong());
+                }
+                let ids = [$(($collection, &$field)),+];
+                for (at, (_, id)) in ids.iter().enumerate() {
+                    if at + 1 == ids.len() { $check(id)? } else { check_id(id)? }
+                }
+                Ok(Self { $($field),+ })
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut separator = "";
+                $(
+                    write!(f, "{separator}{}/{}", $collection, self.$field)?;
+                    separator = "/";
+                )+
+                let _ = separator;
+                Ok(())
+            }
+        }
+    };
+}
+
+resource!(
+    /// `tenants/{tenant}`
+    Tenant, "tenants/{tenant}", check_id, ["tenants" tenant]
+);
+resource!(
+    /// `tenants/{tenant}/eventTypes/{event_type}`
+    EventType, "tenants/{tenant}/eventTypes/{event_type}", check_event_type,
+    ["tenants" tenant, "eventTypes" event_type]
+);
+resource!(
+    /// `tenants/{tenant}/subscriptions/{subscription}`
+    Subscription, "tenants/{tenant}/subscriptions/{subscription}", check_id,
+    ["tenants" tenant, "subscriptions" subscription]
+);
+resource!(
+    /// `tenants/{tenant}/subscriptions/{subscription}/secrets/{secret}`
+    Secret, "tenants/{tenant}/subscriptions/{subscription}/secrets/{secret}", check_id,
+    ["tenants" tenant, "subscriptions" subscription, "secrets" secret]
+);
+resource!(
+    /// `tenants/{tenant}/messages/{message}`
+    Message, "tenants/{tenant}/messages/{message}", check_message_id,
+    ["tenants" tenant, "messages" message]
+);
+resource!(
+    /// `apiKeys/{api_key}`
+    ApiKey, "apiKeys/{api_key}", check_id, ["apiKeys" api_key]
+);
+
+/// The tenant part, `tenants/{tenant}`, of a name below a tenant; `None` if it has none. No other check.
+pub fn tenant_of(name: &str) -> Option<&str> {
+    let id = name.strip_prefix("tenants/")?;
+    let end = id.find('/').unwrap_or(id.len());
+    (end > 0).then(|| &name[.."tenants/".len() + end])
+}
+
+/// The last id of a name.
+pub fn last_id(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
+/// A new id for a resource: a letter and 128 random, time-ordered bits in hex.
+pub fn new_id(letter: char) -> String {
+    debug_assert!(letter.is_ascii_lowercase(), "an id begins with a letter");
+    format!("{letter}{}", uuid::Uuid::now_v7().simple())
+}
+
+/// A new message id: `msg_` and a UUID of version 7, ordered by time.
+pub fn new_message_id() -> String {
+    format!("msg_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// A new attempt id: `att_` and a UUID of version 7, whose time gives the attempt's day.
+pub fn new_attempt_id() -> String {
+    format!("att_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// The id of the delivery of a message to a subscription: the same whoever computes it, and however often.
+///
+/// `message` is the message's resource name, `replay` the replay's or empty.
+pub fn delivery_id(message: &str, subscription: &str, replay: &str) -> String {
+    // A line feed is in no name, so that the parts can't run into each other.
+    let hash = digest::digest(&digest::SHA256, format!("{message}\n{subscription}\n{replay}").as_bytes());
+    format!("dlv_{}", hex::encode(&hash.as_ref()[..16]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_print_as_they_were_parsed() {
+        for name in ["tenants/acme", "tenants/a-1"] {
+            assert_eq!(Tenant::parse(name).map(|n| n.to_string()), Ok(name.to_owned()));
+        }
+        let name = "tenants/acme/subscriptions/s1/secrets/k1";
+        assert_eq!(Secret::parse(name).map(|n| n.to_string()), Ok(name.to_owned()));
+        let name = "tenants/acme/eventTypes/Invoice.paid_2";
+        assert_eq!(EventType::parse(name).map(|n| n.to_string()), Ok(name.to_owned()));
+    }
+
+    #[test]
+    fn another_form_is_told_from_a_malformed_id() {
+        for name in ["", "tenants", "tenants/a/b", "tenant/a", "tenants/a/subscriptions/b", "/tenants/a"] {
+            assert_eq!(Tenant::parse(name), Err(Error::Pattern { pattern: Tenant::PATTERN }), "{name}");
+        }
+        let long = format!("tenants/{}", "a".repeat(64));
+        for name in ["tenants/", "tenants/A", "tenants/1a", "tenants/a-", "tenants/a_b", "tenants/ä", long.as_str()] {
+            assert_eq!(Tenant::parse(name), Err(Error::Id { rule: ID_RULE }), "{name}");
+        }
+        for name in [
+            "tenants/a/eventTypes/",
+            "tenants/a/eventTypes/a..b",
+            "tenants/a/eventTypes/.a",
+            "tenants/a/eventTypes/a-b",
+        ] {
+            assert_eq!(EventType::parse(name), Err(Error::Id { rule: EVENT_TYPE_RULE }), "{name}");
+        }
+    }
+
+    #[test]
+    fn tenant_of_needs_a_tenant() {
+        assert_eq!(tenant_of("tenants/a/subscriptions/b"), Some("tenants/a"));
+        assert_eq!(tenant_of("tenants/a"), Some("tenants/a"));
+        assert_eq!(tenant_of("tenants/"), None);
+        assert_eq!(tenant_of("apiKeys/k"), None);
+    }
+
+    #[test]
+    fn new_ids_are_valid() {
+        assert_eq!(check_id(&new_id('s')), Ok(()));
+        assert_eq!(check_message_id(&new_message_id()), Ok(()));
+    }
+
+    #[test]
+    fn delivery_ids_are_stable() {
+        let id = delivery_id("tenants/a/messages/m", "tenants/a/subscriptions/s", "");
+        assert_eq!(id, delivery_id("tenants/a/messages/m", "tenants/a/subscriptions/s", ""));
+        assert_ne!(id, delivery_id("tenants/a/messages/m", "tenants/a/subscriptions/s", "tenants/a/replays/r"));
+        assert_eq!(id.len(), "dlv_".len() + 32);
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_round_trips(name in "\\PC{0,80}") {
+            if let Ok(parsed) = Subscription::parse(&name) {
+                prop_assert_eq!(parsed.to_string(), name.clone());
+            }
+            if let Ok(parsed) = EventType::parse(&name) {
+                prop_assert_eq!(parsed.to_string(), name);
+            }
+        }
+    }
+}
