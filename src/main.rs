@@ -1,1 +1,6 @@
+//! The binary.
+
+mod config;
+mod telemetry;
+
 fn main() {}
