@@ -1,1 +1,5 @@
 //! control-plane
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod push;
