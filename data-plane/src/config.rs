@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{cache, publish};
+use crate::retry::schedule::Schedule;
+use crate::{cache, deliver, publish};
 
 /// The settings of a node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -20,6 +21,10 @@ pub struct Settings {
     pub control_plane: cache::watch::Settings,
     /// Taking messages.
     pub publish: publish::Settings,
+    /// Making attempts.
+    pub deliver: deliver::Settings,
+    /// When there is another attempt.
+    pub retry: Schedule,
 }
 
 /// The node itself.
@@ -92,6 +97,8 @@ impl Settings {
         self.listen.validate().map_err(|error| error.to_string())?;
         self.control_plane.validate().map_err(|error| error.to_string())?;
         self.publish.validate().map_err(|error| error.to_string())?;
+        self.deliver.validate().map_err(|error| error.to_string())?;
+        self.retry.validate().map_err(|error| error.to_string())?;
         Ok(())
     }
 }

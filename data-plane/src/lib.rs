@@ -10,13 +10,14 @@
 //!
 //! * [`cache`]: the configuration: a stream from the control plane, kept as immutable snapshots
 //! * [`auth`], [`publish`]: who calls; validates and appends messages
-//! * [`deliver`]: one attempt: a signed HTTP request
+//! * [`deliver`]: makes an attempt, one HTTP request, which [`sign`] signs
+//! * [`outcome`], [`retry`]: what comes of it, and when there is another
 //! * [`trace`]: `traceparent` from the publish call to the request
 //! * [`error`]: what callers are told
 //! * [`ops`]: `/livez` and `/readyz`
 //! * [`config`]: the settings
 //!
-//! This file wires them, and no other does: [`run`].
+//! This file wires them, and no other does: [`Node::run`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -36,15 +37,19 @@ pub mod config;
 pub mod deliver;
 pub mod error;
 pub mod ops;
+pub mod outcome;
 mod parts;
 pub mod publish;
+pub mod retry;
 mod server;
+pub mod sign;
 pub mod trace;
 
 pub use config::Settings;
 
 use cache::Config;
 use cache::watch::Watch;
+use deliver::Attempter;
 use ops::Readiness;
 use parts::Parts;
 use publish::Publish;
@@ -86,54 +91,71 @@ pub enum Error {
     NotDrained(Duration),
 }
 
-/// Runs a node until `shutdown`, and then drains it: it is not ready at once, refuses to publish, finishes what it began,
-/// leaves its groups and closes the log.
-///
-/// # Errors
-/// See [`Error`].
-pub async fn run(
-    settings: Settings,
-    master_keys: Arc<MasterKeys>,
-    open_log: OpenLog,
-    listeners: Listeners,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    settings.validate().map_err(Error::Setting)?;
-    let tls = server::tls(&settings.listen).map_err(|error| Error::Setting(error.to_string()))?;
-    let (watch, config, layout) = Watch::new(settings.control_plane.clone(), settings.node.id())
-        .map_err(|error| Error::Setting(error.to_string()))?;
-    let readiness = Readiness::new(config.clone(), shutdown.clone(), settings.node.max_clock_skew);
+/// A node, not yet running.
+pub struct Node {
+    /// Its settings.
+    pub settings: Settings,
+    /// What opens secrets.
+    pub master_keys: Arc<MasterKeys>,
+    /// What opens the log.
+    pub open_log: OpenLog,
+    /// Where it is reached.
+    pub listeners: Listeners,
+    /// Called once, when all of it has begun.
+    pub on_ready: Box<dyn FnOnce() + Send>,
+}
 
-    // What goes on while the stages drain: configuration, and answers about readiness.
-    let end = CancellationToken::new();
-    let mut support = Parts::default();
-    support.spawn_endless("the watch for configuration", watch.run(end.clone()));
-    support.spawn("the server of /readyz", ops::serve(listeners.ops, readiness.clone(), end.clone()));
+impl Node {
+    /// Runs until `shutdown`, and then drains: it is not ready at once, refuses to publish, finishes what it began, leaves
+    /// its groups and closes the log.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { settings, master_keys, open_log, listeners, on_ready } = self;
+        settings.validate().map_err(Error::Setting)?;
+        let tls = server::tls(&settings.listen).map_err(setting)?;
+        let attempter = Attempter::new(&settings.deliver, master_keys).map_err(setting)?;
+        let (watch, config, layout) =
+            Watch::new(settings.control_plane.clone(), settings.node.id()).map_err(setting)?;
+        let readiness = Readiness::new(config.clone(), shutdown.clone(), settings.node.max_clock_skew);
 
-    let log = tokio::select! {
-        log = begin(&config, layout, &open_log, &readiness, &settings) => log?,
-        error = support.ended() => return Err(error),
-        () = shutdown.cancelled() => return Ok(()),
-    };
+        // What goes on while the stages drain: configuration, and answers about readiness.
+        let end = CancellationToken::new();
+        let mut support = Parts::default();
+        support.spawn_endless("the watch for configuration", watch.run(end.clone()));
+        support.spawn("the server of /readyz", ops::serve(listeners.ops, readiness.clone(), end.clone()));
 
-    let mut stages = Parts::default();
-    let publish = Publish::new(config.clone(), log.clone(), settings.publish.clone(), shutdown.clone());
-    stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
-    let _ = &master_keys;
+        let log = tokio::select! {
+            log = begin(&config, layout, &open_log, &readiness, &settings) => log?,
+            error = support.ended() => return Err(error),
+            () = shutdown.cancelled() => return Ok(()),
+        };
 
-    let checks = readiness.clone().keep_checking(log.clone(), settings.node.check_interval);
-    support.spawn_endless("the check of the log", end.clone().run_until_cancelled_owned(checks));
-    tracing::info!("the node is ready");
+        let mut stages = Parts::default();
+        let publish = Publish::new(config.clone(), log.clone(), settings.publish.clone(), shutdown.clone());
+        stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
+        let _ = &attempter;
 
-    tokio::select! {
-        error = stages.ended() => return Err(error),
-        error = support.ended() => return Err(error),
-        () = shutdown.cancelled() => tracing::info!("the node drains"),
+        let checks = readiness.clone().keep_checking(log.clone(), settings.node.check_interval);
+        support.spawn_endless("the check of the log", end.clone().run_until_cancelled_owned(checks));
+        tracing::info!("the node is ready");
+        on_ready();
+
+        tokio::select! {
+            error = stages.ended() => return Err(error),
+            error = support.ended() => return Err(error),
+            () = shutdown.cancelled() => tracing::info!("the node drains"),
+        }
+        stages.drained(settings.node.drain_timeout).await?;
+        log.close().await;
+        end.cancel();
+        support.drained(settings.node.drain_timeout).await
     }
-    stages.drained(settings.node.drain_timeout).await?;
-    log.close().await;
-    end.cancel();
-    support.drained(settings.node.drain_timeout).await
+}
+
+fn setting(error: impl std::fmt::Display) -> Error {
+    Error::Setting(error.to_string())
 }
 
 /// Waits for the configuration and the log; the log is warm when it is returned.
