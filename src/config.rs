@@ -242,8 +242,7 @@ fn instead(field: &str, section: &[String], known: &[&str]) -> String {
 /// Whether a setting's value is never shown. Settings with a secret are named for it; `…_file` names where it is.
 fn is_secret(setting: &str) -> bool {
     let field = setting.rsplit('.').next().unwrap_or(setting);
-    !field.ends_with("_file")
-        && ["password", "secret", "master_key", "token"].iter().any(|secret| field.contains(secret))
+    !field.ends_with("_file") && ["password", "secret", "master_key"].iter().any(|secret| field.contains(secret))
 }
 
 /// Settings as TOML, without secrets; what is not set is left out.
@@ -263,10 +262,10 @@ fn redact(setting: &str, value: &mut toml::Value) {
         _ if is_secret(setting) => *value = REDACTED.into(),
         toml::Value::String(text) => {
             // A connection string may carry a password.
-            if let Ok(mut url) = url::Url::parse(text)
-                && url.password().is_some()
-                && url.set_password(Some("REDACTED")).is_ok()
-            {
+            let Ok(mut url) = url::Url::parse(text) else { return };
+            if url.query_pairs().any(|(name, _)| name == "password") {
+                *value = REDACTED.into();
+            } else if url.password().is_some() && url.set_password(Some("REDACTED")).is_ok() {
                 *text = url.into();
             }
         }

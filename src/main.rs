@@ -6,8 +6,10 @@ use clap::Parser as _;
 
 mod cli;
 mod config;
+mod dev;
 mod listen;
 mod process;
+mod settings;
 mod telemetry;
 
 fn main() -> ExitCode {

@@ -82,7 +82,8 @@ impl Directory {
     /// [`Error::Io`], [`Error::Malformed`].
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
         let Some(text) = self.read(name)? else { return Ok(None) };
-        let malformed = |error: serde_json::Error| Error::Malformed { path: self.file(name), detail: error.to_string() };
+        let malformed =
+            |error: serde_json::Error| Error::Malformed { path: self.file(name), detail: error.to_string() };
         serde_json::from_str(&text).map(Some).map_err(malformed)
     }
 
