@@ -46,8 +46,7 @@ pub async fn read(mut response: Response, kept: &[String], secrets: &Secrets) ->
     }
 
     let forms = Forms::new(secrets);
-    let mut body = forms.scrub(&body);
-    body.truncate(MAX_BODY_BYTES);
+    let body = forms.scrub(&body, MAX_BODY_BYTES);
     Ok(Answer {
         status,
         retry_after: retry_after(&headers),
@@ -79,7 +78,7 @@ fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
 fn kept_headers(headers: &HeaderMap, kept: &[String], forms: &Forms<'_>) -> Vec<Header> {
     let named = kept.iter().flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)));
     let header = |(name, value): (&String, &http::HeaderValue)| {
-        let mut value = String::from_utf8_lossy(&forms.scrub(value.as_bytes())).into_owned();
+        let mut value = String::from_utf8_lossy(&forms.scrub(value.as_bytes(), MAX_HEADER_BYTES)).into_owned();
         truncate(&mut value, MAX_HEADER_BYTES);
         Header { name: name.clone(), value }
     };
@@ -102,27 +101,22 @@ impl<'a> Forms<'a> {
         Self { secrets, forms: std::cell::OnceCell::new() }
     }
 
-    fn scrub(&self, text: &[u8]) -> Vec<u8> {
-        // Shorter than the shortest key that is made; a pre-shared key may be as short as it likes.
-        if text.is_empty() || (text.len() < 16 && self.secrets.shared_key.is_none()) {
-            return text.to_vec();
+    /// The first `length` bytes of a text, without secrets. One that begins there is recognized beyond.
+    fn scrub(&self, text: &[u8], length: usize) -> Vec<u8> {
+        let mut clean = Vec::with_capacity(text.len().min(length));
+        let mut at = 0;
+        while at < text.len().min(length) {
+            let rest = &text[at..];
+            let form = self.get().iter().find(|form| rest.starts_with(form));
+            clean.extend_from_slice(form.map_or(&rest[..1], |_| REDACTED));
+            at += form.map_or(1, |form| form.len());
         }
-        let forms = self.forms.get_or_init(|| self.secrets.forms());
-        let mut clean = Vec::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(first) = rest.first() {
-            match forms.iter().find(|form| rest.starts_with(form)) {
-                Some(form) => {
-                    clean.extend_from_slice(REDACTED);
-                    rest = &rest[form.len()..];
-                }
-                None => {
-                    clean.push(*first);
-                    rest = &rest[1..];
-                }
-            }
-        }
+        clean.truncate(length);
         clean
+    }
+
+    fn get(&self) -> &[Zeroizing<Vec<u8>>] {
+        self.forms.get_or_init(|| self.secrets.forms())
     }
 }
 
@@ -165,12 +159,21 @@ mod tests {
         let forms = Forms::new(&secrets);
         let text = "key whsec_//////////////////////////////////////////8= token aaa.bbb.ccc, \
                     v1,c2lnbmF0dXJl v1,YW5vdGhlcg== and let/me in or let\\/me in or let%2Fme%20in. ok";
-        let clean = String::from_utf8(forms.scrub(text.as_bytes())).unwrap();
+        let clean = String::from_utf8(forms.scrub(text.as_bytes(), 1024)).unwrap();
         assert_eq!(
             clean,
             "key whsec_[redacted] token [redacted], v1,[redacted] v1,[redacted] and [redacted] or [redacted] or \
              [redacted]. ok"
         );
+    }
+
+    #[test]
+    fn what_is_kept_is_short_and_ends_in_no_half_secret() {
+        let secrets = secrets();
+        let forms = Forms::new(&secrets);
+        assert_eq!(forms.scrub(b"--------aaa.bbb.ccc--", 10), b"--------[r");
+        assert_eq!(forms.scrub(b"aaa.bbb.cccaaa.bbb.cccaaa.bb", 20), b"[redacted][redacted]");
+        assert_eq!(forms.scrub("x".repeat(5000).as_bytes(), 1024).len(), 1024);
     }
 
     proptest! {
@@ -183,7 +186,7 @@ mod tests {
                 text.extend_from_slice(&all[index.index(all.len())]);
                 text.extend_from_slice(between.as_bytes());
             }
-            let clean = Forms::new(&secrets).scrub(&text);
+            let clean = Forms::new(&secrets).scrub(&text, text.len());
             for form in &all {
                 prop_assert!(!clean.windows(form.len()).any(|window| window == form.as_slice()));
             }
