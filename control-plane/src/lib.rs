@@ -1,1 +1,4 @@
-//! control-plane
+//! The control plane.
+
+pub mod push;
+pub mod store;
