@@ -1,4 +1,6 @@
 //! The control plane.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod auth;
 pub mod push;
 pub mod store;

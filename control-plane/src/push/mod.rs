@@ -29,10 +29,7 @@ struct Push {
 impl ConfigService for Push {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<config::WatchResponse, Status>> + Send>>;
 
-    async fn watch(
-        &self,
-        _: Request<Streaming<config::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, _: Request<Streaming<config::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("push is not merged yet"))
     }
 }
