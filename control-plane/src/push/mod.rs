@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 mod error;
 mod feed;
 mod nodes;
+mod source;
 mod stream;
 #[cfg(test)]
 mod tests;
