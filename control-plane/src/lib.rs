@@ -1,1 +1,7 @@
-//! control-plane
+//! The control plane.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod auth;
+pub mod push;
+pub mod store;

@@ -1,0 +1,4 @@
+//! `hookwire dev`
+
+pub mod directory;
+pub mod welcome;
