@@ -232,7 +232,11 @@ impl Receiver {
         .or_else(|error| {
             let missing = missing();
             let some = &missing[..missing.len().min(5)];
-            if missing.is_empty() { Ok(()) } else { Err(error.context(format!("{} missing: {some:?} …", missing.len()))) }
+            if missing.is_empty() {
+                Ok(())
+            } else {
+                Err(error.context(format!("{} missing: {some:?} …", missing.len())))
+            }
         })
     }
 }

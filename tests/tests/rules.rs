@@ -79,7 +79,10 @@ fn crates_depend_only_on_those_below_them() {
         ("hookwire-control-plane", &["hookwire-proto", "hookwire-log"]),
         ("hookwire-data-plane", &["hookwire-proto", "hookwire-log"]),
         ("hookwire-sdk", &["hookwire-proto"]),
-        ("hookwire", &["hookwire-proto", "hookwire-log", "hookwire-control-plane", "hookwire-data-plane", "hookwire-sdk"]),
+        (
+            "hookwire",
+            &["hookwire-proto", "hookwire-log", "hookwire-control-plane", "hookwire-data-plane", "hookwire-sdk"],
+        ),
         ("hookwire-tests", &["hookwire-proto", "hookwire-log", "hookwire-sdk"]),
     ]);
     for (name, dependencies) in ours(true) {
@@ -170,7 +173,8 @@ fn no_dependency_is_banned() {
     // One crypto provider, aws-lc-rs, and no second TLS: rdkafka alone brings OpenSSL, since librdkafka knows no other.
     let banned = ["ring", "native-tls", "openssl", "rustls-pemfile", "async-std"];
     // `cargo metadata` also lists what a feature could bring; `cargo tree` only what is built.
-    let tree = run(env!("CARGO"), &["tree", "--workspace", "--locked", "--offline", "--prefix", "none", "--format", "{p}"]);
+    let tree =
+        run(env!("CARGO"), &["tree", "--workspace", "--locked", "--offline", "--prefix", "none", "--format", "{p}"]);
     let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(names.contains("aws-lc-rs"), "the graph was not read");
     for name in banned {
