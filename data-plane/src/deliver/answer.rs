@@ -23,7 +23,7 @@ const LOOK_AHEAD_BYTES: usize = 3 * 1024;
 /// A rest of a body up to this is read, so that the connection can be used again; for more it is closed.
 const MAX_DRAINED_BYTES: u64 = 16 * 1024;
 /// And no longer than this.
-const DRAIN_TIME: Duration = Duration::from_millis(50);
+const DRAIN_TIME: Duration = Duration::from_millis(500);
 
 const REDACTED: &[u8] = b"[redacted]";
 
