@@ -567,6 +567,41 @@ async fn an_attempt_that_is_dropped_ends_its_request() {
     tokio::time::timeout(Duration::from_secs(5), ended.notified()).await.expect("the connection is closed");
 }
 
+#[tokio::test]
+async fn what_an_operator_allows_on_a_laptop_works_with_the_systems_resolver() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(BODY.as_bytes()) {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            stream.write_all(OK.replace("200 OK", "200 OK\r\nconnection: close").as_bytes()).await.unwrap();
+        }
+    });
+    let sender = Sender::new();
+    let to_localhost = sender.to(&format!("http://localhost:{port}/"));
+    let allow = ["127.0.0.0/8", "::1/128"].map(|range| range.parse().unwrap()).to_vec();
+    let mut settings = sender.settings.clone();
+    settings.egress = Egress { allow, allow_http: true, refuse_ports: vec![] };
+    let attempter = Attempter::new(&settings, sender.keys.clone()).unwrap();
+    assert_eq!(answer(&attempter.attempt(to_localhost.clone()).await).status, 200);
+
+    settings.egress.refuse_ports = vec![port];
+    let attempter = Attempter::new(&settings, sender.keys.clone()).unwrap();
+    assert_eq!(failure(&attempter.attempt(to_localhost.clone()).await).error, AttemptError::Egress);
+
+    settings.egress = Egress { allow_http: true, ..Egress::default() };
+    let attempter = Attempter::new(&settings, sender.keys.clone()).unwrap();
+    let finished = attempter.attempt(to_localhost).await;
+    assert_eq!(failure(&finished).error, AttemptError::Egress);
+    assert!(failure(&finished).detail.contains("localhost"), "{}", failure(&finished).detail);
+    server.abort();
+}
+
 #[test]
 fn a_file_of_authorities_that_is_none_is_refused_by_name() {
     let sender = Sender::new();
