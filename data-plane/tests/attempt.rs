@@ -235,7 +235,7 @@ async fn a_large_body_is_cut_and_a_small_rest_keeps_the_connection() {
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_an_answer_once_enough_of_it_has_come() {
-    let sender = Sender::hurried();
+    let sender = Sender::new();
     let receiver = Receiver::start(sender.authority.server(HOST, H1), |mut connection: Connection| async move {
         connection.request().await;
         connection.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
@@ -270,7 +270,7 @@ async fn one_timeout_covers_connecting_headers_and_body() {
     for (what, receiver) in [("no headers", &no_headers), ("slow headers", &slow_headers), ("slow body", &slow_body)] {
         let finished = sender.attempt(receiver).await;
         assert_eq!(failure(&finished).error, AttemptError::Timeout, "{what}");
-        assert!(finished.duration < Duration::from_secs(2), "{what} took {:?}", finished.duration);
+        assert!(finished.duration < Duration::from_secs(5), "{what} took {:?}", finished.duration);
     }
 
     // Accepts TCP and says nothing, so that TLS never comes about.
@@ -295,7 +295,7 @@ async fn resolving_counts_too() {
     let finished = sender.attempter.attempt(sender.to("https://hooks.example.com/")).await;
     assert_eq!(failure(&finished).error, AttemptError::Timeout);
     assert_eq!(failure(&finished).detail, "no connection in time");
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]
@@ -565,6 +565,41 @@ async fn an_attempt_that_is_dropped_ends_its_request() {
     eventually("the request arrived", || receiver.arrived().len() == 1).await;
     task.abort();
     tokio::time::timeout(Duration::from_secs(5), ended.notified()).await.expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn what_an_operator_allows_on_a_laptop_works_with_the_systems_resolver() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(BODY.as_bytes()) {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            stream.write_all(OK.replace("200 OK", "200 OK\r\nconnection: close").as_bytes()).await.unwrap();
+        }
+    });
+    let sender = Sender::new();
+    let to_localhost = sender.to(&format!("http://localhost:{port}/"));
+    let allow = ["127.0.0.0/8", "::1/128"].map(|range| range.parse().unwrap()).to_vec();
+    let mut settings = sender.settings.clone();
+    settings.egress = Egress { allow, allow_http: true, refuse_ports: vec![] };
+    let attempter = Attempter::new(&settings, sender.keys.clone()).unwrap();
+    assert_eq!(answer(&attempter.attempt(to_localhost.clone()).await).status, 200);
+
+    settings.egress.refuse_ports = vec![port];
+    let attempter = Attempter::new(&settings, sender.keys.clone()).unwrap();
+    assert_eq!(failure(&attempter.attempt(to_localhost.clone()).await).error, AttemptError::Egress);
+
+    settings.egress = Egress { allow_http: true, ..Egress::default() };
+    let attempter = Attempter::new(&settings, sender.keys.clone()).unwrap();
+    let finished = attempter.attempt(to_localhost).await;
+    assert_eq!(failure(&finished).error, AttemptError::Egress);
+    assert!(failure(&finished).detail.contains("localhost"), "{}", failure(&finished).detail);
+    server.abort();
 }
 
 #[test]

@@ -58,3 +58,66 @@ pub fn build(
     *http.body_mut() = Some(attempt.body.clone().into());
     Ok(Request { http, secrets })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use hookwire_proto::config::Secret;
+
+    use crate::cache::snapshot::Subscription;
+
+    #[test]
+    fn a_plain_attempt_carries_no_replay_and_no_foreign_tracestate() {
+        let keys = MasterKeys::parse(&MasterKeys::generate()).unwrap();
+        let secret = "tenants/a/subscriptions/s/secrets/k".to_owned();
+        let attempt = Attempt {
+            id: "att_1".into(),
+            number: 1,
+            subscription: Arc::new(Subscription {
+                name: "tenants/a/subscriptions/s".into(),
+                url: "https://hooks.example.com/in".parse().ok(),
+                event_types: vec![],
+                secrets: vec![Secret { key: Some(keys.seal(&secret, &[1; 32])), name: secret }],
+                shared_key: None,
+                max_concurrency: None,
+                revision: 1,
+            }),
+            message_id: "msg_1".into(),
+            body: Bytes::from_static(b"{}"),
+            content_type: "application/json".into(),
+            replay: String::new(),
+            traceparent: "not one".into(),
+            tracestate: "vendor=1".into(),
+        };
+        let rules = Rules { issuer: "hookwire".into(), token_life: Duration::from_secs(20) };
+        let ids = Ids { trace: 1, span: 2 };
+        let request = build(&attempt, &keys, &rules, SystemTime::now(), ids).unwrap().http;
+        assert_eq!((request.method(), request.url().as_str()), (&Method::POST, "https://hooks.example.com/in"));
+        let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "authorization",
+                "content-type",
+                "traceparent",
+                "user-agent",
+                "webhook-attempt",
+                "webhook-id",
+                "webhook-signature",
+                "webhook-timestamp",
+                "webhook-valid-until"
+            ]
+        );
+        assert_eq!(request.headers()["traceparent"], "00-00000000000000000000000000000001-0000000000000002-01");
+        assert!(request.headers()["authorization"].is_sensitive(), "so that nothing prints it");
+
+        let unsendable = Attempt { content_type: "a\nb".into(), ..attempt };
+        let error = build(&unsendable, &keys, &rules, SystemTime::now(), ids).unwrap_err();
+        assert!(matches!(error, sign::Error::Header { name: "content-type" }));
+    }
+}

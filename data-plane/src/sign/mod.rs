@@ -158,6 +158,12 @@ pub(crate) fn value(name: &'static str, text: String) -> Result<HeaderValue, Err
 }
 
 impl Secrets {
+    /// No form of a secret is shorter: the encodings of a key are longer than it, and so is what it signs.
+    pub fn shortest(&self) -> usize {
+        let keys = self.keys.iter().map(|key| key.len());
+        keys.chain(self.shared_key.as_ref().map(HeaderValue::len)).min().unwrap_or_default()
+    }
+
     /// Every form in which an answer may give a secret back, the longest first: plain, as JSON and URLs escape it, and keys
     /// in the usual encodings.
     pub fn forms(&self) -> Vec<Zeroizing<Vec<u8>>> {

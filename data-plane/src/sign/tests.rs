@@ -182,3 +182,24 @@ fn every_form_of_every_secret_is_known() {
     assert!(forms.is_sorted_by(|a, b| a.len() >= b.len()), "the longest come first");
     assert!(!format!("{signed:?}").contains("pre-shared"), "debug output shows no secret");
 }
+
+/// `sdk/vectors/signed.json` is what every SDK verifies in its tests; to renew it, copy what this test prints when it fails.
+#[test]
+fn the_vector_of_the_sdks_is_what_is_made_here() {
+    let keys = master_keys();
+    let mut attempt = attempt(&keys, &[("old", &OLD), ("new", &NEW)]);
+    Arc::get_mut(&mut attempt.subscription).unwrap().shared_key = None;
+    let sent = 1_800_000_000;
+    let signed = sign(&attempt, &keys, &rules(), SystemTime::UNIX_EPOCH + Duration::from_secs(sent)).unwrap();
+    let headers = signed.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
+    let secrets = [OLD.as_slice(), NEW.as_slice()].map(|key| format!("whsec_{}", STANDARD.encode(key)));
+    let made = serde_json::json!({
+        "secrets": secrets,
+        "audience": "https://hooks.example.com:8443",
+        "sent": sent,
+        "body": BODY,
+        "headers": headers.collect::<serde_json::Map<_, Value>>(),
+    });
+    let written: Value = serde_json::from_str(include_str!("../../../sdk/vectors/signed.json")).unwrap();
+    assert_eq!(made, written, "{made:#}");
+}
