@@ -1,5 +1,6 @@
-//! control-plane
-
+//! The control plane.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod auth;
 pub mod push;
+pub mod store;
