@@ -183,7 +183,7 @@ fn stamp(messages: Vec<validate::Valid>, metadata: &MetadataMap, revision: i64) 
         Some(_) => trace::state(metadata.get_all("tracestate").iter().filter_map(|value| value.to_str().ok())),
         None => String::new(),
     };
-    let traceparent = parent.unwrap_or_else(trace::Context::begin).to_string();
+    let traceparent = parent.unwrap_or_else(|| trace::Context::begin(trace::Ids::random())).to_string();
     let record = |message: validate::Valid| MessageRecord {
         tenant: message.tenant,
         message_id: message.id,

@@ -1,4 +1,5 @@
 //! W3C Trace Context, level 1: what a publish call brings is read and checked here, and what a request carries is made here.
+//! Pure: ids are passed in.
 
 use std::fmt;
 
@@ -15,10 +16,27 @@ pub struct Context {
     sampled: bool,
 }
 
+/// Random ids.
+#[derive(Debug, Clone, Copy)]
+pub struct Ids {
+    /// Id of the trace, for one that is begun.
+    pub trace: u128,
+    /// Id of the span.
+    pub span: u64,
+}
+
+impl Ids {
+    /// New ones.
+    pub fn random() -> Self {
+        Self { trace: rand::random(), span: rand::random() }
+    }
+}
+
 impl Context {
     /// Begins a trace, not sampled: nobody has recorded anything of it yet.
-    pub fn begin() -> Self {
-        Self { trace: rand::random::<u128>().max(1), span: new_span(), sampled: false }
+    pub fn begin(ids: Ids) -> Self {
+        // All zeros are not an id.
+        Self { trace: ids.trace.max(1), span: ids.span.max(1), sampled: false }
     }
 
     /// Reads a `traceparent`, of this version or a later one; `None` if it is malformed.
@@ -33,10 +51,10 @@ impl Context {
         (complete && trace != 0 && span != 0).then_some(Self { trace, span, sampled: flags & 1 == 1 })
     }
 
-    /// The same trace with a new span.
+    /// The same trace with another span.
     #[must_use]
-    pub fn child(self) -> Self {
-        Self { span: new_span(), ..self }
+    pub fn child(self, ids: Ids) -> Self {
+        Self { span: ids.span.max(1), ..self }
     }
 }
 
@@ -46,10 +64,13 @@ impl fmt::Display for Context {
     }
 }
 
-/// The `traceparent` of a request that follows from a record with this one: the same trace with a span of its own; a new
-/// trace if the record has none.
-pub fn child_of(traceparent: &str) -> String {
-    Context::parse(traceparent).map_or_else(Context::begin, Context::child).to_string()
+/// `traceparent` of a request that follows from a record with this one: in the same trace, or in a new one if that is none.
+/// The second says which.
+pub fn child_of(traceparent: &str, ids: Ids) -> (String, bool) {
+    match Context::parse(traceparent) {
+        Some(parent) => (parent.child(ids).to_string(), true),
+        None => (Context::begin(ids).to_string(), false),
+    }
 }
 
 /// Joins the `tracestate` headers of a call into one; empty if they are malformed or too long, since a part of a
@@ -95,31 +116,29 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
     u128::from_str_radix(text, 16).ok()
 }
 
-fn new_span() -> u64 {
-    rand::random::<u64>().max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const IDS: Ids = Ids { trace: 0xabc, span: 0x12 };
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
     fn a_child_is_of_the_same_trace_with_a_span_of_its_own() {
         let parent = Context::parse(PARENT).expect("valid");
         assert_eq!(parent.to_string(), PARENT);
-        let child = child_of(PARENT);
-        assert_eq!((&child[..36], &child[52..]), (&PARENT[..36], &PARENT[52..]));
-        assert_ne!(child[36..52], PARENT[36..52]);
+        let child = "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000012-01";
+        assert_eq!(child_of(PARENT, IDS), (child.to_owned(), true));
     }
 
     #[test]
     fn without_a_parent_a_trace_is_begun() {
-        let (one, other) = (child_of(""), child_of("nonsense"));
-        assert!(Context::parse(&one).is_some() && Context::parse(&other).is_some());
-        assert_ne!(one, other);
+        let begun = "00-00000000000000000000000000000abc-0000000000000012-00";
+        for none in ["", "nonsense"] {
+            assert_eq!(child_of(none, IDS), (begun.to_owned(), false));
+        }
+        assert!(Context::parse(&child_of("", Ids { trace: 0, span: 0 }).0).is_some(), "zeros are not ids");
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! what the store has gets a snapshot, which those that come soon after share.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +12,8 @@ use prost::Message as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Changes, Settings, Source, Unavailable};
+use super::{Settings, Source};
+use crate::store::{Changes, Error};
 
 /// Change sets that are read from the store at a time.
 const READ_LIMIT: u64 = 1_000;
@@ -33,7 +33,15 @@ pub struct Feed {
     recent: Mutex<Recent>,
     /// The last revision that was seen; `None` until the store has answered once.
     head: watch::Sender<Option<i64>>,
-    snapshot: tokio::sync::Mutex<Option<(Instant, Arc<Parts>)>>,
+    snapshot: tokio::sync::Mutex<Option<Built>>,
+}
+
+/// The last snapshot that was built.
+struct Built {
+    at: Instant,
+    /// The [`Recent::epoch`] that it was begun in.
+    epoch: u64,
+    parts: Arc<Parts>,
 }
 
 /// What a node gets next.
@@ -74,20 +82,18 @@ impl Feed {
         let mut wait = self.settings.poll_interval;
         let mut failing = false;
         loop {
-            let late = |_| Err(Unavailable(io::Error::from(io::ErrorKind::TimedOut).into()));
-            match timeout(LOOK_TIMEOUT, self.look()).await.unwrap_or_else(late) {
-                Ok(()) => {
-                    if std::mem::take(&mut failing) {
-                        tracing::info!("the store is back, pushing on");
-                    }
-                    wait = self.settings.poll_interval;
+            let failed = match timeout(LOOK_TIMEOUT, self.look()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(late) => Some(late.to_string()),
+            };
+            wait = if failed.is_some() { (wait * 2).min(self.settings.max_wait) } else { self.settings.poll_interval };
+            match failed {
+                Some(error) if !std::mem::replace(&mut failing, true) => {
+                    tracing::error!(error, "changes cannot be read, nodes keep what they have");
                 }
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::error!(%error, "changes cannot be read, nodes keep what they have");
-                    }
-                    wait = (wait * 2).min(self.settings.max_wait);
-                }
+                None if std::mem::take(&mut failing) => tracing::info!("the store is back, pushing on"),
+                _ => {}
             }
             self.forget_old_snapshot();
             tokio::select! {
@@ -98,7 +104,7 @@ impl Feed {
     }
 
     /// Reads what is new, to its end.
-    async fn look(&self) -> Result<(), Unavailable> {
+    async fn look(&self) -> Result<(), Error> {
         let Some(mut head) = *self.head.borrow() else {
             return self.start_over().await;
         };
@@ -124,41 +130,31 @@ impl Feed {
     }
 
     /// Follows from the newest revision on.
-    async fn start_over(&self) -> Result<(), Unavailable> {
+    async fn start_over(&self) -> Result<(), Error> {
         let revision = self.source.revision().await?;
-        *self.recent() = Recent { from: revision, ..Recent::default() };
+        let mut recent = self.recent();
+        *recent = Recent { epoch: recent.epoch + 1, from: revision, ..Recent::default() };
+        drop(recent);
         self.head.send_replace(Some(revision));
         Ok(())
     }
 
     /// The newest revision that is known here, as soon as there is one.
     pub async fn head(&self) -> i64 {
-        self.head_after(i64::MIN).await
-    }
-
-    async fn head_after(&self, revision: i64) -> i64 {
         let mut head = self.head.subscribe();
-        let head = head.wait_for(|head| head.is_some_and(|head| head > revision)).await;
+        let head = head.wait_for(Option::is_some).await;
         head.expect("the feed outlives its streams").expect("waited for")
     }
 
     /// Whether a node of this store with this revision can be served with changes. Waits for the store where it must.
     pub async fn follows(&self, revision: i64) -> bool {
-        let head = self.head().await;
-        let from = self.recent().from;
-        if (from..=head).contains(&revision) {
+        if self.head().await == revision || self.recent().has_after(revision) {
             return true;
         }
         loop {
-            let known = async {
-                // Another control plane may be ahead of this one; the store itself is behind no node but after a restore.
-                if revision > head {
-                    return Ok::<_, Unavailable>(revision <= self.source.revision().await?);
-                }
-                Ok(self.source.changes_since(revision, 1).await? != Changes::Gap)
-            };
-            match known.await {
-                Ok(known) => return known,
+            // Also for a node that is ahead of this control plane, but not of another that shares the store.
+            match self.source.changes_since(revision, 1).await {
+                Ok(changes) => return changes != Changes::Gap,
                 Err(error) => wait_for_store(&error).await,
             }
         }
@@ -166,17 +162,26 @@ impl Feed {
 
     /// What comes after a revision, as soon as there is something.
     pub async fn next(&self, revision: i64) -> Next {
+        let mut head = self.head.subscribe();
         loop {
-            self.head_after(revision).await;
-            if let Some(sets) = self.recent().after(revision, self.settings.response_bytes) {
+            let newest = *head.borrow_and_update();
+            let recent = self.recent().after(revision, self.settings.response_bytes);
+            if let Some(sets) = recent {
                 return Next::Sets(sets);
             }
-            match self.source.changes_since(revision, NODE_READ_LIMIT).await {
-                Ok(Changes::Sets(sets)) if sets.is_empty() => return Next::Snapshot(self.snapshot().await),
-                Ok(Changes::Sets(sets)) => return Next::Sets(sets),
-                Ok(Changes::Gap) => return Next::Snapshot(self.snapshot().await),
-                Err(error) => wait_for_store(&error).await,
+            if newest.is_some_and(|newest| newest != revision) {
+                match self.source.changes_since(revision, NODE_READ_LIMIT).await {
+                    // Nothing yet: the node is ahead of this control plane.
+                    Ok(Changes::Sets(sets)) if sets.is_empty() => {}
+                    Ok(Changes::Sets(sets)) => return Next::Sets(sets),
+                    Ok(Changes::Gap) => return Next::Snapshot(self.snapshot().await),
+                    Err(error) => {
+                        wait_for_store(&error).await;
+                        continue;
+                    }
+                }
             }
+            head.changed().await.expect("the feed outlives its streams");
         }
     }
 
@@ -185,16 +190,16 @@ impl Feed {
     pub async fn snapshot(&self) -> Arc<Parts> {
         let mut last = self.snapshot.lock().await;
         loop {
-            let from = self.recent().from;
-            if let Some((_, parts)) = last.as_ref().filter(|(_, parts)| parts.revision >= from) {
-                return parts.clone();
+            let (epoch, from) = self.recent().begin();
+            if let Some(built) = last.as_ref().filter(|built| built.epoch == epoch && built.parts.revision >= from) {
+                return built.parts.clone();
             }
             match self.source.snapshot().await {
                 Ok((revision, resources)) => {
                     let parts = Arc::new(Parts::new(revision, resources, self.settings.response_bytes));
                     tracing::info!(revision, parts = parts.parts.len(), "snapshot built");
-                    *last = Some((Instant::now(), parts.clone()));
-                    // Not looked at again: a store that is written faster than it is read would never be done.
+                    *last = Some(Built { at: Instant::now(), epoch, parts: parts.clone() });
+                    // Not compared again: in a store that is written faster than it is read there would be no end.
                     return parts;
                 }
                 Err(error) => wait_for_store(&error).await,
@@ -204,7 +209,7 @@ impl Feed {
 
     fn forget_old_snapshot(&self) {
         if let Ok(mut last) = self.snapshot.try_lock()
-            && last.as_ref().is_some_and(|(built, _)| built.elapsed() > SNAPSHOT_LIFE)
+            && last.as_ref().is_some_and(|built| built.at.elapsed() > SNAPSHOT_LIFE)
         {
             *last = None;
         }
@@ -216,7 +221,7 @@ impl Feed {
     }
 }
 
-async fn wait_for_store(error: &Unavailable) {
+async fn wait_for_store(error: &Error) {
     // The feed says it once for all streams.
     tracing::debug!(%error, "the store does not answer, waiting");
     sleep(RETRY_WAIT).await;
@@ -232,6 +237,8 @@ async fn changed(written: &mut watch::Receiver<i64>) {
 /// The ring: the change sets after `from`, without a gap.
 #[derive(Debug, Default)]
 struct Recent {
+    /// How often the ring was begun anew: what was made of the store before may be of a history that is no more.
+    epoch: u64,
     from: i64,
     bytes: usize,
     sets: VecDeque<(usize, ChangeSet)>,
@@ -247,6 +254,14 @@ impl Recent {
             self.bytes -= bytes;
             self.from += 1;
         }
+    }
+
+    fn begin(&self) -> (u64, i64) {
+        (self.epoch, self.from)
+    }
+
+    fn has_after(&self, revision: i64) -> bool {
+        usize::try_from(revision - self.from).is_ok_and(|skip| skip < self.sets.len())
     }
 
     /// The sets after a revision, about as many as go into one response; `None` if the ring does not have them.

@@ -8,11 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use hookwire_proto::config::config_service_server::{ConfigService, ConfigServiceServer};
-use hookwire_proto::config::{self, ChangeSet, WatchRequest, WatchResponse, watch_request};
+use hookwire_proto::config::{self, WatchRequest, WatchResponse, watch_request};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -28,54 +27,15 @@ mod tests;
 
 pub use error::Error;
 pub use nodes::{Node, Nodes};
+pub use source::Source;
 
 use feed::Feed;
 use stream::Stream;
 
+use crate::store::Store;
+
 /// How long a node may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What push asks of the store.
-#[async_trait]
-pub trait Source: Send + Sync + 'static {
-    /// Identity of the store: another one's revisions mean nothing here.
-    fn store_id(&self) -> &str;
-
-    /// The revision of the last write.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    async fn revision(&self) -> Result<i64, Unavailable>;
-
-    /// The change sets after a revision, in order, without a gap, at most `limit`; empty if there is none yet.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    async fn changes_since(&self, revision: i64, limit: u64) -> Result<Changes, Unavailable>;
-
-    /// Everything, and the revision that it is of.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    async fn snapshot(&self) -> Result<(i64, Vec<config::Resource>), Unavailable>;
-
-    /// Changes when this process has written: push then looks at once.
-    fn written(&self) -> watch::Receiver<i64>;
-}
-
-/// What a store has after a revision.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Changes {
-    /// These change sets, in order, without a gap.
-    Sets(Vec<ChangeSet>),
-    /// Some of them are no longer there.
-    Gap,
-}
-
-/// The store did not answer. Try again: nothing else helps.
-#[derive(Debug, thiserror::Error)]
-#[error("the store is unavailable: {0}")]
-pub struct Unavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// Settings of push.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -128,6 +88,15 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The service for nodes with default settings. Its streams end when `shutdown` is cancelled.
+pub fn service(
+    store: Store,
+    node_settings: config::Settings,
+    shutdown: CancellationToken,
+) -> ConfigServiceServer<impl ConfigService> {
+    Push::start(Arc::new(store), Settings::default(), node_settings, shutdown).into_server()
 }
 
 /// The configuration service.

@@ -1,40 +1,58 @@
-//! The store, as push sees it.
+//! What push asks of the store: a seam, so that tests can have a store that fails, forgets and counts.
 
 use async_trait::async_trait;
-use hookwire_proto::config;
+use hookwire_proto::config::Resource;
 use tokio::sync::watch;
 
-use super::{Changes, Source, Unavailable};
-use crate::store::{self, Store};
+use crate::store::{Changes, Error, Store};
+
+/// What push asks of the store. The methods are [`Store`]'s own.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// Identity of the store: another one's revisions mean nothing here.
+    fn store_id(&self) -> &str;
+
+    /// The revision of the last write.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    async fn revision(&self) -> Result<i64, Error>;
+
+    /// The change sets after a revision, at most `limit`.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    async fn changes_since(&self, revision: i64, limit: u64) -> Result<Changes, Error>;
+
+    /// Everything, and the revision that it is of.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    async fn snapshot(&self) -> Result<(i64, Vec<Resource>), Error>;
+
+    /// Changes when this process has written: push then looks at once.
+    fn written(&self) -> watch::Receiver<i64>;
+}
 
 #[async_trait]
 impl Source for Store {
     fn store_id(&self) -> &str {
-        Self::store_id(self)
+        self.store_id()
     }
 
-    async fn revision(&self) -> Result<i64, Unavailable> {
-        Ok(Self::revision(self).await?)
+    async fn revision(&self) -> Result<i64, Error> {
+        self.revision().await
     }
 
-    async fn changes_since(&self, revision: i64, limit: u64) -> Result<Changes, Unavailable> {
-        Ok(match Self::changes_since(self, revision, limit).await? {
-            store::Changes::Sets(sets) => Changes::Sets(sets),
-            store::Changes::Gap => Changes::Gap,
-        })
+    async fn changes_since(&self, revision: i64, limit: u64) -> Result<Changes, Error> {
+        self.changes_since(revision, limit).await
     }
 
-    async fn snapshot(&self) -> Result<(i64, Vec<config::Resource>), Unavailable> {
-        Ok(Self::snapshot(self).await?)
+    async fn snapshot(&self) -> Result<(i64, Vec<Resource>), Error> {
+        self.snapshot().await
     }
 
     fn written(&self) -> watch::Receiver<i64> {
-        Self::written(self)
-    }
-}
-
-impl From<store::Error> for Unavailable {
-    fn from(error: store::Error) -> Self {
-        Self(error.into())
+        self.written()
     }
 }

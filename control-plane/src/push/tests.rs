@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use async_trait::async_trait;
+use hookwire_proto::config::ChangeSet;
 use hookwire_proto::config::config_service_client::ConfigServiceClient;
 use hookwire_proto::config::watch_response::Response as Said;
 use hookwire_proto::config::{Acknowledgement, Change, Hello, Resource, Welcome, change, resource};
 use proptest::prelude::*;
 use rand::Rng as _;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Server;
@@ -16,6 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::store::{self, Changes};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -74,11 +78,11 @@ impl Memory {
         self.state().sets.retain(|set| set.revision > revision);
     }
 
-    fn answer<T>(&self, f: impl FnOnce(&mut State) -> T) -> Result<T, Unavailable> {
+    fn answer<T>(&self, f: impl FnOnce(&mut State) -> T) -> Result<T, store::Error> {
         let mut state = self.state();
         if state.down {
             state.refusals += 1;
-            return Err(Unavailable("down".into()));
+            return Err(store::Error::Corrupt { detail: "down".into() });
         }
         Ok(f(&mut state))
     }
@@ -90,15 +94,15 @@ impl Source for Memory {
         &self.id
     }
 
-    async fn revision(&self) -> Result<i64, Unavailable> {
+    async fn revision(&self) -> Result<i64, store::Error> {
         self.answer(|state| state.revision)
     }
 
-    async fn changes_since(&self, revision: i64, limit: u64) -> Result<Changes, Unavailable> {
+    async fn changes_since(&self, revision: i64, limit: u64) -> Result<Changes, store::Error> {
         self.answer(|state| {
             state.reads += 1;
             let first = state.sets.first().map_or(state.revision, |set| set.revision - 1);
-            if revision < first {
+            if revision < first || revision > state.revision {
                 return Changes::Gap;
             }
             let after = state.sets.iter().filter(|set| set.revision > revision);
@@ -106,7 +110,7 @@ impl Source for Memory {
         })
     }
 
-    async fn snapshot(&self) -> Result<(i64, Vec<Resource>), Unavailable> {
+    async fn snapshot(&self) -> Result<(i64, Vec<Resource>), store::Error> {
         self.answer(|state| {
             state.snapshots += 1;
             (state.revision, state.resources.values().cloned().collect())
@@ -134,6 +138,7 @@ fn delete(id: &str) -> change::Change {
 fn name_of(resource: &Resource) -> String {
     match resource.resource.as_ref().unwrap() {
         resource::Resource::Subscription(subscription) => subscription.name.clone(),
+        resource::Resource::Tenant(tenant) => tenant.name.clone(),
         other => panic!("not used in these tests: {other:?}"),
     }
 }
@@ -148,11 +153,15 @@ struct Plane {
 
 impl Plane {
     async fn start(source: &Arc<Memory>, settings: Settings) -> Self {
+        Self::start_on(source.clone(), settings).await
+    }
+
+    async fn start_on(source: Arc<dyn Source>, settings: Settings) -> Self {
         settings.validate().unwrap();
         let shutdown = CancellationToken::new();
         let layout = hookwire_proto::log::Layout { generation: 3, ..Default::default() };
         let node_settings = config::Settings { layout: Some(layout) };
-        let push = Push::start(source.clone(), settings, node_settings, shutdown.clone());
+        let push = Push::start(source, settings, node_settings, shutdown.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -566,6 +575,52 @@ async fn streams_end_unavailable_at_shutdown_and_the_server_ends() {
     assert_eq!(end.get_details_error_info().unwrap().reason, "NOT_READY");
     node.disconnect();
     timeout(DEADLINE, plane.served).await.expect("the server ends").unwrap();
+}
+
+#[tokio::test]
+async fn nodes_follow_a_store_that_is_restored_to_an_earlier_revision() {
+    let store = Memory::new("one");
+    let revision = store.write_many(5);
+    let plane = Plane::start(&store, Settings::default()).await;
+    let mut node = Copy::new("n");
+    node.connect(&plane).await;
+    node.reach(revision).await;
+    {
+        let mut state = store.state();
+        state.revision = 3;
+        state.sets.truncate(3);
+        state.resources.retain(|name, _| name.ends_with("s0"));
+    }
+    let connection = node.connection.as_mut().unwrap();
+    let Said::SnapshotPart(part) = connection.said().await.unwrap() else { panic!("a snapshot") };
+    assert_eq!((part.revision, part.resources.len(), part.last), (3, 1, true));
+}
+
+#[tokio::test]
+async fn the_real_store_is_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = store::StoreSettings {
+        url: format!("sqlite://{}/store.db?mode=rwc", directory.path().display()),
+        ..Default::default()
+    };
+    let master_keys = hookwire_proto::seal::MasterKeys::generate();
+    let master_keys = Arc::new(hookwire_proto::seal::MasterKeys::parse(&master_keys).unwrap());
+    let store = Store::open(&settings, master_keys.clone()).await.unwrap();
+    let other = Store::open(&settings, master_keys).await.unwrap();
+    let tenant = |id: &str| hookwire_proto::name::Tenant { tenant: id.into() };
+    store.create_tenant(&tenant("a"), "").await.unwrap();
+    let plane = Plane::start_on(Arc::new(store.clone()), Settings::default()).await;
+    let mut node = Copy::new("n");
+    node.connect(&plane).await;
+    node.reach(1).await;
+    store.create_tenant(&tenant("b"), "").await.unwrap();
+    // Another process's write is found by polling.
+    let last = other.create_tenant(&tenant("c"), "").await.unwrap().revision;
+    store.delete_tenant(&tenant("a")).await.unwrap();
+    node.reach(last + 1).await;
+    let names: Vec<_> = node.resources.keys().map(String::as_str).collect();
+    assert_eq!((names, node.snapshots), (vec!["tenants/b", "tenants/c"], 1));
+    assert_eq!(node.store_id, store.store_id());
 }
 
 #[tokio::test]

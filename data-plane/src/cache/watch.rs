@@ -84,25 +84,29 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A watch for the node with this id, the configuration that it will keep current, and the topics' layout as the
-    /// first stream tells it; it never changes after that.
+    /// A watch for the node with this id.
     ///
     /// # Errors
     /// [`Error::Setting`], also for files that can't be read.
-    pub fn new(
-        settings: Settings,
-        node: String,
-    ) -> Result<(Self, Config, channel::Receiver<Option<Arc<Layout>>>), Error> {
+    pub fn new(settings: Settings, node: String) -> Result<Self, Error> {
         settings.validate()?;
         for endpoint in &settings.endpoints {
             connect::endpoint(&settings, endpoint)?;
         }
         let (snapshots, config) = Config::new();
-        let (layout, layouts) = channel::channel(None);
         config.set_cut_off();
-        let watch =
-            Self { settings, node, copy: Copy::default(), snapshots, config: config.clone(), layout, connected: false };
-        Ok((watch, config, layouts))
+        let layout = channel::Sender::new(None);
+        Ok(Self { settings, node, copy: Copy::default(), snapshots, config, layout, connected: false })
+    }
+
+    /// The configuration that this watch keeps current.
+    pub fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    /// The topics' layout, as soon as the first stream has told it; it never changes after that.
+    pub fn layout(&self) -> channel::Receiver<Option<Arc<Layout>>> {
+        self.layout.subscribe()
     }
 
     /// Runs until `shutdown`. The configuration stays readable after that.

@@ -156,7 +156,8 @@ impl Drop for Running {
 }
 
 fn run(settings: Settings) -> Running {
-    let (watch, config, layout) = Watch::new(settings, "n-1".into()).unwrap();
+    let watch = Watch::new(settings, "n-1".into()).unwrap();
+    let (config, layout) = (watch.config(), watch.layout());
     let shutdown = CancellationToken::new();
     let watch = tokio::spawn(watch.run(shutdown.clone()));
     Running { config, layout, shutdown, watch }
@@ -459,7 +460,7 @@ async fn both_ends_show_a_certificate_and_without_one_nobody_gets_in() {
         ("no certificate", Settings { cert_file: None, key_file: None, ..good.clone() }),
         ("a certificate of another authority", Settings { ca_file: good.ca_file.clone(), ..stranger }),
     ] {
-        let (mut watch, ..) = Watch::new(settings.clone(), "n".into()).unwrap();
+        let mut watch = Watch::new(settings.clone(), "n".into()).unwrap();
         let endpoint = settings.endpoints[0].clone();
         let Err(error) = timeout(DEADLINE, watch.stream(&endpoint)).await.expect("fails in time");
         assert!(matches!(error, Error::Connect { .. } | Error::Stream(_)), "{what}: {error}");
