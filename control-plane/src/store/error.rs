@@ -27,8 +27,13 @@ pub enum Error {
         name: String,
     },
     /// A subscription names event types that its tenant has not registered.
-    #[error("not registered: {}; create the event type first, or use a prefix such as `invoice.*`", event_types.join(", "))]
+    #[error(
+        "not registered with {tenant}: {}; register with CreateEventType first, or use a prefix such as `invoice.*`",
+        first(event_types)
+    )]
     EventTypesNotRegistered {
+        /// Name of the tenant.
+        tenant: String,
         /// The types.
         event_types: Vec<String>,
     },
@@ -66,6 +71,13 @@ pub enum Error {
     /// The database refused what should have worked.
     #[error("the store failed")]
     Failed(#[source] DbErr),
+}
+
+/// The first few, so that a message stays readable.
+fn first(event_types: &[String]) -> String {
+    let (told, rest) = event_types.split_at(event_types.len().min(5));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("{}{more}", told.join(", "))
 }
 
 impl From<DbErr> for Error {

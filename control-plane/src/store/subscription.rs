@@ -154,7 +154,11 @@ async fn registered(write: &Write<'_>, tenant: &str, patterns: &[String]) -> Res
         .all(&write.transaction)
         .await?;
     let event_types: Vec<_> = named.filter(|named| !rows.iter().any(|row| row.id == **named)).cloned().collect();
-    if event_types.is_empty() { Ok(()) } else { Err(Error::EventTypesNotRegistered { event_types }) }
+    if event_types.is_empty() {
+        return Ok(());
+    }
+    let tenant = name::Tenant { tenant: tenant.into() }.to_string();
+    Err(Error::EventTypesNotRegistered { tenant, event_types })
 }
 
 fn key(subscription: &name::Subscription) -> (String, String) {
