@@ -23,6 +23,7 @@ fn main() -> ExitCode {
 async fn run(cli: cli::Cli) -> anyhow::Result<()> {
     match cli.command {
         cli::Command::Listen(args) => listen::run(args).await,
+        cli::Command::Dev(args) => dev::run(args).await,
         _ => anyhow::bail!("not yet"),
     }
 }

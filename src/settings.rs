@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hookwire_control_plane as control_plane;
 use hookwire_data_plane as data_plane;
+use hookwire_log::Layout;
 use hookwire_proto::seal::MasterKeys;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -45,6 +48,101 @@ impl DataPlane {
             deliver: self.deliver.clone(),
             retry: self.retry.clone(),
         }
+    }
+}
+
+/// Settings of `hookwire dev`: of both planes, less what it decides by itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dev {
+    /// How it logs.
+    pub telemetry: telemetry::Settings,
+    /// The log.
+    pub log: Log,
+    /// Pushing configuration.
+    pub push: control_plane::push::Settings,
+    /// The node itself.
+    pub node: data_plane::config::Node,
+    /// Taking messages.
+    pub publish: data_plane::publish::Settings,
+    /// Making attempts.
+    pub deliver: data_plane::deliver::Settings,
+    /// When there is another attempt.
+    pub retry: data_plane::retry::schedule::Schedule,
+}
+
+impl Default for Dev {
+    /// As in production, but that requests may go to this machine, and over http: a newcomer's receiver is there.
+    fn default() -> Self {
+        let mut deliver = data_plane::deliver::Settings::default();
+        let loopback = ["127.0.0.0/8", "::1/128"];
+        deliver.egress.allow = loopback.map(|range| range.parse().expect("a range")).to_vec();
+        deliver.egress.allow_http = true;
+        Self {
+            telemetry: telemetry::Settings { filter: "warn".into(), ..Default::default() },
+            log: Log::default(),
+            push: Default::default(),
+            node: Default::default(),
+            publish: Default::default(),
+            deliver,
+            retry: Default::default(),
+        }
+    }
+}
+
+/// The log: its topics, which the control plane tells every node, and where it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Generation of the topics, from 1: another number of partitions is another generation.
+    pub generation: i32,
+    /// What topic and group names begin with.
+    pub prefix: String,
+    /// Partitions of `messages`.
+    pub messages_partitions: i32,
+    /// Partitions of `deliveries`, `held` and `dead-letters`: at most as many nodes deliver.
+    pub deliveries_partitions: i32,
+    /// Partitions of each retry tier.
+    pub retries_partitions: i32,
+    /// Partitions of `attempts`.
+    pub attempts_partitions: i32,
+    /// Delays of the retry tiers, ascending.
+    pub retry_tiers: Vec<humantime_serde::Serde<Duration>>,
+    /// The embedded log, for `dev`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedded: Option<hookwire_log::embedded::Settings>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        let layout = Layout::default();
+        Self {
+            generation: layout.generation,
+            prefix: layout.prefix,
+            messages_partitions: layout.messages_partitions,
+            deliveries_partitions: layout.deliveries_partitions,
+            retries_partitions: layout.retries_partitions,
+            attempts_partitions: layout.attempts_partitions,
+            retry_tiers: layout.retry_tiers.into_iter().map(Into::into).collect(),
+            embedded: None,
+        }
+    }
+}
+
+impl Log {
+    /// The topics.
+    pub fn layout(&self) -> anyhow::Result<Layout> {
+        let layout = Layout {
+            generation: self.generation,
+            prefix: self.prefix.clone(),
+            messages_partitions: self.messages_partitions,
+            deliveries_partitions: self.deliveries_partitions,
+            retries_partitions: self.retries_partitions,
+            attempts_partitions: self.attempts_partitions,
+            retry_tiers: self.retry_tiers.iter().map(|tier| **tier).collect(),
+        };
+        layout.validate().map_err(WrongSettings::from)?;
+        Ok(layout)
     }
 }
 
@@ -112,11 +210,27 @@ mod tests {
         assert!(refusal(&short).starts_with("secrets.master_key: a master key is 32 random bytes"));
     }
 
-    #[test]
-    fn what_is_shown_can_be_read_again() {
+    fn round_trip<S: Serialize + serde::de::DeserializeOwned + Default>() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("hookwire.toml");
-        std::fs::write(&file, show(&DataPlane::default()).expect("TOML")).expect("written");
-        Sources { file: Some(file), ..Sources::default() }.load(DataPlane::default()).expect("valid");
+        std::fs::write(&file, show(&S::default()).expect("TOML")).expect("written");
+        Sources { file: Some(file), ..Sources::default() }.load(S::default()).expect("valid");
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_again() {
+        round_trip::<DataPlane>();
+        round_trip::<Dev>();
+    }
+
+    #[test]
+    fn the_topics_are_settings() {
+        let environment = vec![("HOOKWIRE_LOG__RETRY_TIERS".to_owned(), r#"["1s", "2s"]"#.to_owned())];
+        let settings: Dev = Sources { environment, ..Sources::default() }.load(Dev::default()).expect("valid");
+        assert_eq!(settings.log.layout().expect("valid").retry_tiers, [1, 2].map(Duration::from_secs));
+        let none = Log { retry_tiers: vec![], ..Log::default() };
+        assert!(
+            none.layout().expect_err("no tiers").to_string().starts_with("log.retry_tiers: must be 1 to 16 delays")
+        );
     }
 }
