@@ -1,4 +1,15 @@
-//! Deliveries to recipients.
+//! Deliveries to recipients: the lane decides whether and when, the stack makes one attempt, the log is asked between them.
+//!
+//! * `partition`: the owner of a partition and of its lanes · [`lane`]: a lane's rules, pure · [`lanes`]: their settings
+//! * [`body`]: bodies, read from `messages` where they are large
+//! * `settle`: what follows from an attempt
+//! * [`attempt`]: one request and what came of it, in words
+//! * [`stack`]: how an attempt is made: timeout → sign → egress guard → client
+//!   * [`request`]: the attempt as a signed request, [`trace`] context included
+//!   * [`egress`]: the guard where names become addresses
+//!   * [`client`]: the only user of reqwest; [`answer`]: what is kept of an answer
+//!   * [`failure`]: why there is none
+//! * [`config`]: settings of attempts
 
 use std::sync::Arc;
 
@@ -10,14 +21,25 @@ use crate::cache::Config;
 use crate::retry::schedule::Schedule;
 use crate::{attempts, stage};
 
+pub mod answer;
 pub mod attempt;
 pub mod body;
+pub mod client;
+pub mod config;
+pub mod egress;
+pub mod failure;
 pub mod lane;
 pub mod lanes;
 mod partition;
+pub mod request;
 mod settle;
+pub mod stack;
 #[cfg(test)]
 mod tests;
+pub mod trace;
+
+pub use config::Settings;
+pub use stack::Attempter;
 
 use attempt::{Attempt, Finished};
 use body::Bodies;
@@ -27,6 +49,13 @@ use body::Bodies;
 pub trait Attempts: Send + Sync + 'static {
     /// Makes one attempt. Never fails: a failure is what came of it.
     async fn attempt(&self, attempt: Attempt) -> Finished;
+}
+
+#[async_trait]
+impl Attempts for Attempter {
+    async fn attempt(&self, attempt: Attempt) -> Finished {
+        Attempter::attempt(self, attempt).await
+    }
 }
 
 /// What deliver needs.

@@ -1,0 +1,152 @@
+//! One process of the binary under test, which can be killed and started again, always the same way.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A process, ended when it is dropped. Its output goes to a file, which is shown when a test fails.
+pub struct Process {
+    /// What it is called in messages.
+    pub name: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Describes a process, without starting it. Its log file lies in `directory`.
+    pub fn new(name: &str, program: &Path, arguments: &[&str], directory: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: Vec::new(),
+            log: directory.join(format!("{name}.log")),
+            child: None,
+        }
+    }
+
+    /// Sets an environment variable of the process.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it. What it writes is appended to the log of its earlier lives.
+    ///
+    /// # Errors
+    /// When it runs already or can't be started.
+    pub fn start(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            bail!("{} runs already", self.name);
+        }
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(File::try_clone(&log)?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// `kill -9`, and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().with_context(|| format!("{} does not run", self.name))?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for its end; `kill -9` and an error after `limit`.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time.
+    pub async fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status()?;
+        if !sent.success() {
+            bail!("cannot signal {}", self.name);
+        }
+        match self.ended(limit).await? {
+            Some(status) => Ok(status),
+            None => {
+                self.kill()?;
+                bail!("{} did not end within {limit:?} of SIGTERM", self.name);
+            }
+        }
+    }
+
+    /// Waits for its end of itself; `None` if it still runs after `limit`.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub async fn ended(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let end = Instant::now() + limit;
+        loop {
+            let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(Some(status));
+            }
+            if Instant::now() > end {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Fails with the end of its log if it is no longer running, though nobody ended it.
+    ///
+    /// # Errors
+    /// When it ended.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(child) = self.child.as_mut()
+            && let Some(status) = child.try_wait()?
+        {
+            self.child = None;
+            bail!("{} ended by itself with {status}:\n{}", self.name, self.tail());
+        }
+        Ok(())
+    }
+
+    /// Whether it was started and not ended through this handle.
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// All that it has written in all of its lives.
+    pub fn output(&self) -> String {
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    fn tail(&self) -> String {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the end of what {} wrote ---\n{}\n", self.name, self.tail());
+        }
+    }
+}
