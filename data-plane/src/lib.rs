@@ -124,8 +124,8 @@ impl Node {
         settings.validate().map_err(Error::Setting)?;
         let tls = server::tls(&settings.listen).map_err(setting)?;
         let attempter = Attempter::new(&settings.deliver, master_keys).map_err(setting)?;
-        let (watch, config, layout) =
-            Watch::new(settings.control_plane.clone(), settings.node.id()).map_err(setting)?;
+        let watch = Watch::new(settings.control_plane.clone(), settings.node.id()).map_err(setting)?;
+        let (config, layout) = (watch.config(), watch.layout());
         let readiness = Readiness::new(config.clone(), shutdown.clone(), settings.node.max_clock_skew);
 
         // What goes on while the stages drain: configuration, and answers about readiness.

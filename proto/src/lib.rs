@@ -11,7 +11,7 @@
 
 /// Generated code, in modules as the packages are nested.
 mod generated {
-    #![allow(missing_docs, clippy::all, rust_2018_idioms, reason = "generated")]
+    #![allow(missing_docs, clippy::all, rust_2018_idioms, rustdoc::all, reason = "generated")]
     pub mod hookwire {
         pub mod v1 {
             tonic::include_proto!("hookwire.v1");

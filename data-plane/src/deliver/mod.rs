@@ -5,7 +5,7 @@
 //! * `settle`: what follows from an attempt
 //! * [`attempt`]: one request and what came of it, in words
 //! * [`stack`]: how an attempt is made: timeout → sign → egress guard → client
-//!   * [`request`]: the attempt as a signed request, [`trace`] context included
+//!   * [`request`]: the attempt as a signed request, [trace](crate::trace) context included
 //!   * [`egress`]: the guard where names become addresses
 //!   * [`client`]: the only user of reqwest; [`answer`]: what is kept of an answer
 //!   * [`failure`]: why there is none
@@ -36,7 +36,6 @@ mod settle;
 pub mod stack;
 #[cfg(test)]
 mod tests;
-pub mod trace;
 
 pub use config::Settings;
 pub use stack::Attempter;

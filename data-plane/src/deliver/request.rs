@@ -7,8 +7,8 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::attempt::Attempt;
-use super::trace::{self, Ids};
 use crate::sign::{self, Rules, Secrets};
+use crate::trace::{self, Ids};
 
 /// `webhook-attempt`: number of the attempt, from 1.
 pub const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-attempt");

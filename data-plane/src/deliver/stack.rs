@@ -14,9 +14,9 @@ use super::client::{self, Client};
 use super::config::Settings;
 use super::egress::{Guard, Resolve, System};
 use super::request::{self, Request};
-use super::trace::Ids;
 use super::{egress, failure};
 use crate::sign;
+use crate::trace::Ids;
 
 /// Makes attempts. Clones share connections.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ impl Attempter {
         let rules = settings.rules();
         let client = Client::new(settings, Guard::new(policy.clone(), resolver))?;
         let sign = move |attempt: Attempt| -> Result<Request, sign::Error> {
-            let ids = Ids { trace: rand::random(), span: rand::random() };
+            let ids = Ids::random();
             request::build(&attempt, &keys, &rules, SystemTime::now(), ids)
         };
         let guard = move |request: Request| -> Result<Request, egress::Error> {
