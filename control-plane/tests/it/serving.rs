@@ -1,5 +1,6 @@
 //! How a control plane starts, is probed, and stops.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hookwire_control_plane::config::Settings;
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Code;
-use tonic::transport::Channel;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -26,6 +27,7 @@ on_both!(
     it_drains_and_stops,
     a_store_that_is_gone_is_unavailable_and_may_be_tried_again,
     settings_that_cannot_work_are_refused_at_start,
+    callers_come_by_tls_and_nodes_with_a_certificate_of_their_authority,
 );
 
 async fn probe(plane: &Plane, path: &str) -> String {
@@ -122,4 +124,62 @@ async fn settings_that_cannot_work_are_refused_at_start(database: Database) {
     let plane = ControlPlane::open(settings).await.unwrap();
     let refused = plane.serve(listeners, Default::default()).await;
     assert!(matches!(refused, Err(Error::Config(_))), "{refused:?}");
+}
+
+/// Certificates of an authority of this test's own, in PEM.
+struct Authority {
+    certificate: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Self { certificate: rcgen::CertifiedIssuer::self_signed(params, key).unwrap() }
+    }
+
+    fn pem(&self) -> String {
+        self.certificate.pem()
+    }
+
+    /// A certificate for `localhost`, and its key.
+    fn issue(&self) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        (params.signed_by(&key, &self.certificate).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+async fn callers_come_by_tls_and_nodes_with_a_certificate_of_their_authority(database: Database) {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let (cert, key) = authority.issue();
+    let mut settings = database.control_plane();
+    (settings.api.tls_cert_file, settings.api.tls_key_file) = (file("api.pem", &cert), file("api.key", &key));
+    (settings.push.tls_cert_file, settings.push.tls_key_file) = (file("push.pem", &cert), file("push.key", &key));
+    settings.push.tls_client_ca_file = file("ca.pem", &authority.pem());
+    let plane = start(settings).await;
+
+    let trust =
+        || ClientTlsConfig::new().domain_name("localhost").ca_certificate(Certificate::from_pem(authority.pem()));
+    let node = |(cert, key): (String, String)| trust().identity(Identity::from_pem(cert, key));
+    let check = async |address: SocketAddr, tls: ClientTlsConfig| {
+        let endpoint = Channel::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+        let channel = endpoint.connect().await.map_err(|_| "no connection")?;
+        HealthClient::new(channel).check(HealthCheckRequest::default()).await.map(drop).map_err(|_| "no answer")
+    };
+    check(plane.api, trust()).await.unwrap();
+    assert!(
+        check(plane.api, ClientTlsConfig::new().domain_name("localhost")).await.is_err(),
+        "whom a caller can't trust"
+    );
+    check(plane.push, node(authority.issue())).await.unwrap();
+    assert!(check(plane.push, trust()).await.is_err(), "a node without a certificate");
+    assert!(check(plane.push, node(stranger.issue())).await.is_err(), "a node of another authority");
 }

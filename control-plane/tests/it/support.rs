@@ -46,7 +46,9 @@ macro_rules! on_both {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
                     if let Some(database) = $crate::support::Database::postgres().await {
+                        let url = database.url.clone();
                         super::$test(database).await;
+                        $crate::support::drop_postgres(&url).await;
                     }
                 }
             )+
@@ -81,12 +83,8 @@ impl Database {
             }
             return None;
         };
-        let options = PgConnectOptions::from_str(&server).unwrap();
-        let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-        let connection = sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
         let name = format!("control_{}", uuid::Uuid::new_v4().simple());
-        connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
-        connection.close().await.unwrap();
+        execute(&server, &format!("CREATE DATABASE {name}")).await;
         let mut url = Url::parse(&server).unwrap();
         url.set_path(&name);
         Some(Self { url: url.into(), ..Self::sqlite() })
@@ -120,6 +118,21 @@ impl Database {
         settings.secrets.master_keys = Some(self.master_keys.clone().into());
         settings
     }
+}
+
+/// Deletes a test's database, whoever is still connected. That of a test that failed stays, to be looked at.
+pub async fn drop_postgres(url: &str) {
+    let server = std::env::var("HOOKWIRE_TEST_POSTGRES").unwrap();
+    let name = Url::parse(url).unwrap().path().trim_start_matches('/').to_owned();
+    execute(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+}
+
+async fn execute(server: &str, sql: &str) {
+    let options = PgConnectOptions::from_str(server).unwrap();
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let connection = sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
+    connection.execute_unprepared(sql).await.unwrap();
+    connection.close().await.unwrap();
 }
 
 /// A control plane that runs in this process, and stops with this.
