@@ -206,7 +206,10 @@ impl Settings {
             return wrong("kafka.max_poll_interval", "must not be shorter than kafka.session_timeout");
         }
         if self.linger > Duration::from_millis(100) {
-            return wrong("kafka.linger", "must be at most 100ms: every append waits that long, several times on a message's way");
+            return wrong(
+                "kafka.linger",
+                "must be at most 100ms: every append waits that long, several times on a message's way",
+            );
         }
         if self.max_pending_bytes < 4 * MAX_QUARANTINE_BATCH_BYTES {
             return wrong("kafka.max_pending_bytes", "must be at least 8388608 (8 MiB)");
@@ -240,7 +243,10 @@ impl Settings {
     fn validate_security(&self) -> Result<(), Error> {
         let public = self.brokers.iter().find(|broker| !host(broker).is_some_and(is_loopback));
         if let (None, Some(broker)) = (&self.tls, public) {
-            return wrong("kafka.tls", format!("must be set, since {broker} is not on the loopback: [kafka.tls] ca_file = \"…\""));
+            return wrong(
+                "kafka.tls",
+                format!("must be set, since {broker} is not on the loopback: [kafka.tls] ca_file = \"…\""),
+            );
         }
         if let Some(tls) = &self.tls
             && tls.certificate_file.is_some() != tls.key_file.is_some()
@@ -290,12 +296,15 @@ impl Settings {
             .set("topic.metadata.refresh.fast.interval.ms", "100")
             .set("socket.connection.setup.timeout.ms", "5000")
             .set_log_level(RDKafkaLogLevel::Info);
-        config.set("security.protocol", match (&self.tls, &self.sasl) {
-            (None, None) => "plaintext",
-            (None, Some(_)) => "sasl_plaintext",
-            (Some(_), None) => "ssl",
-            (Some(_), Some(_)) => "sasl_ssl",
-        });
+        config.set(
+            "security.protocol",
+            match (&self.tls, &self.sasl) {
+                (None, None) => "plaintext",
+                (None, Some(_)) => "sasl_plaintext",
+                (Some(_), None) => "ssl",
+                (Some(_), Some(_)) => "sasl_ssl",
+            },
+        );
         if let Some(tls) = &self.tls {
             config.set("ssl.endpoint.identification.algorithm", "https");
             // Ours is linked statically and does not know the system's certificates: it must look for them.
