@@ -45,8 +45,11 @@ impl Consumer {
     }
 
     /// Leaves: all partitions are revoked, drained and committed. Ready when the group knows.
-    pub async fn leave(self) {
+    pub async fn leave(mut self) {
         self.leave.cancel();
+        // What was assigned and not received yet is let go here: nobody else can.
+        self.assigned.close();
+        while self.assigned.recv().await.is_some() {}
         self.left.cancelled().await;
     }
 }
@@ -257,6 +260,7 @@ impl Feed {
     }
 
     /// Whether the stage has dropped the partition.
+    #[allow(dead_code, reason = "one of the two logs waits instead")]
     pub(crate) fn is_drained(&self) -> bool {
         self.shared.drained.is_cancelled()
     }

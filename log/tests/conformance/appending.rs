@@ -88,7 +88,7 @@ pub async fn an_undecodable_record_ends_in_quarantine_and_stops_nothing(backend:
         message_id: "msg_1".into(),
         subscription: "tenants/acme/subscriptions/one".into(),
         attempt: 1,
-        body: Some(Body::Inline(Bytes::from_static(b"{}").into())),
+        body: Some(Body::Inline(Bytes::from_static(b"{}"))),
         ..DeliveryRecord::default()
     };
     let good = codec::delivery(log.layout(), Topic::Deliveries, &delivery);
@@ -141,9 +141,9 @@ pub async fn a_closed_log_takes_nothing(backend: &dyn Backend) {
     let log = backend.open().await;
     let last = log.append(new(Topic::Messages, 0, "last"));
     let mut consumer = log.join("closing", &[Topic::Messages], Default::default()).unwrap();
-    within("closing", log.close()).await;
+    let left = async { while consumer.assigned().await.is_some() {} };
+    within("closing, and the end of the membership", async { tokio::join!(log.close(), left) }).await;
     last.await.unwrap();
     let error = within("an append", log.append(new(Topic::Messages, 0, "late"))).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-    within("the end of the membership", async { while consumer.assigned().await.is_some() {} }).await;
 }

@@ -81,12 +81,12 @@ async fn child() {
 
 /// Reports each append when it was acknowledged, and not before: partition, offset, number.
 async fn append_for_ever(log: Arc<dyn Log>, report: Arc<File>) {
-    let writers = (0..32).map(|writer| {
+    let writers = (0..32_i32).map(|writer| {
         let (log, report) = (log.clone(), report.clone());
         tokio::spawn(async move {
             for n in 0.. {
                 let number = n * 32 + writer;
-                let partition = (writer % 4) as i32;
+                let partition = writer % 4;
                 let appended = append(&*log, Topic::Messages, partition, number.to_string()).await;
                 (&*report).write_all(format!("{partition} {} {number}\n", appended.offset).as_bytes()).unwrap();
             }
