@@ -228,6 +228,20 @@ impl Feed {
             || self.shared.buffered_bytes.load(Ordering::SeqCst) >= (self.max_bytes / divisor).max(1)
     }
 
+    /// Whether the stage has taken all that was handed over.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.buffered_records.load(Ordering::SeqCst) == 0
+    }
+
+    /// The log no longer has what is below this offset, and nobody waits for it. Only when [`Feed::is_empty`]: what is
+    /// handed over must be above.
+    pub(crate) fn skip_to(&self, offset: Offset) {
+        let mut offsets = self.shared.offsets();
+        // As if the last record of the gap had been there and was finished.
+        offsets.begin(offset - 1);
+        offsets.finish(offset - 1);
+    }
+
     /// What may be committed now.
     pub(crate) fn committable(&self) -> Committed {
         self.shared.offsets().committable()
@@ -282,12 +296,14 @@ impl Shared {
 
     /// A record has left the buffer; whether it is to be worked on.
     fn took(&self, record: &Record) -> bool {
+        // Before it leaves the buffer: once that is empty, all that was in it has begun.
+        let is_begun = self.offsets().begin(record.offset);
         self.buffered_records.fetch_sub(1, Ordering::SeqCst);
         self.buffered_bytes.fetch_sub(record.value.len(), Ordering::SeqCst);
         if self.waits_for_room.load(Ordering::SeqCst) {
             self.took.notify_one();
         }
-        self.offsets().begin(record.offset)
+        is_begun
     }
 
     fn may_begin(&self) -> bool {
