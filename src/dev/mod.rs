@@ -88,7 +88,9 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
         control_plane.serve(for_control_plane, node_gone.clone()).map(|ended| ended.map_err(control_plane::classify)),
         node_gone,
     );
-    process::run_until_signal(signals, service, shutdown, deadline).await
+    let ended = process::run_until_signal(signals, service, shutdown, deadline).await;
+    directory.remove(LISTENING_FILE)?;
+    ended
 }
 
 /// Runs both planes. The node drains first: until it has, the control plane is there for it.
