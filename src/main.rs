@@ -1,1 +1,29 @@
-fn main() {}
+//! The binary `hookwire`: each subcommand is a recipe: configure, build, bind, spawn, wait, drain with a deadline.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod cli;
+mod config;
+mod dev;
+mod listen;
+mod process;
+mod settings;
+mod telemetry;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // One provider of cryptography for all of TLS, chosen before any of it is used.
+    let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    debug_assert!(installed.is_ok(), "nothing has installed a provider before");
+    process::exit_code(process::block_on(run(cli)))
+}
+
+async fn run(cli: cli::Cli) -> anyhow::Result<()> {
+    match cli.command {
+        cli::Command::Listen(args) => listen::run(args).await,
+        cli::Command::Dev(args) => dev::run(args).await,
+        _ => anyhow::bail!("not yet"),
+    }
+}

@@ -1,1 +1,250 @@
-//! control-plane
+//! The control plane: the configuration is written here once, and pushed to every node. Never makes a webhook request.
+//!
+//! * [`api`]: the public API: authorize → validate → one call of the store → reply
+//! * [`auth`]: API keys, and what each role may do
+//! * [`store`]: row, revision and change set in one transaction, on SQLite or PostgreSQL
+//! * [`push`]: revisions → a snapshot and changes → every connected node
+//! * `ops`: probes
+//! * [`mod@config`]: settings
+//!
+//! [`ControlPlane`] wires them. Any number of control planes may run over one store.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookwire_proto::config as node;
+use hookwire_proto::v1::api_key::Role;
+use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
+use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
+use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
+use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
+use hookwire_proto::{DESCRIPTORS, name};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic_health::ServingStatus;
+
+use crate::api::Api;
+use crate::config::Settings;
+use crate::store::{NewApiKey, Store};
+
+pub mod api;
+pub mod auth;
+pub mod config;
+mod ops;
+pub mod push;
+pub mod store;
+
+/// The services of the public API that are served here.
+const SERVICES: [&str; 4] = [
+    <TenantServiceServer<Api> as NamedService>::NAME,
+    <EventTypeServiceServer<Api> as NamedService>::NAME,
+    <SubscriptionServiceServer<Api> as NamedService>::NAME,
+    <ApiKeyServiceServer<Api> as NamedService>::NAME,
+];
+
+/// A connection that is silent for this long is asked whether it lives, and closed if it doesn't answer in time.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// A TLS handshake takes no longer.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a control plane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The store can't be opened.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// An address can't be listened on.
+    #[error("{setting}: {address} can't be listened on")]
+    Bind {
+        /// Name of the setting.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Certificate, key or authority are none.
+    #[error("{setting}: the certificate, its key or the authority can't be used")]
+    Tls {
+        /// Name of the setting of the certificate.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// A server failed.
+    #[error("a server failed")]
+    Serve(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Where a control plane listens, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For the public API.
+    pub api: TcpListener,
+    /// For data-plane nodes.
+    pub push: TcpListener,
+    /// For probes.
+    pub ops: TcpListener,
+}
+
+impl Listeners {
+    /// Binds what the settings say.
+    ///
+    /// # Errors
+    /// [`Error::Bind`].
+    pub async fn bind(settings: &Settings) -> Result<Self, Error> {
+        let bind = async |setting, address| {
+            TcpListener::bind(address).await.map_err(|source| Error::Bind { setting, address, source })
+        };
+        Ok(Self {
+            api: bind("api.listen", settings.api.listen).await?,
+            push: bind("push.listen", settings.push.listen).await?,
+            ops: bind("ops.listen", settings.ops.listen).await?,
+        })
+    }
+}
+
+/// A control plane, its store open.
+#[derive(Debug)]
+pub struct ControlPlane {
+    settings: Settings,
+    store: Store,
+}
+
+impl ControlPlane {
+    /// Checks the settings, opens the store, brings its tables up to date, and makes sure of the bootstrap key.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Store`].
+    pub async fn open(settings: Settings) -> Result<Self, Error> {
+        settings.validate()?;
+        let bootstrap = settings.bootstrap_admin_key()?;
+        let store = Store::open(&settings.store, Arc::new(settings.master_keys()?)).await?;
+        if let Some(key) = bootstrap {
+            let name = name::ApiKey { api_key: "bootstrap".into() };
+            let new = NewApiKey { display_name: "Bootstrap", role: Role::Admin, tenant: None, key: &key };
+            store.ensure_api_key(&name, new).await?;
+        }
+        Ok(Self { settings, store })
+    }
+
+    /// The store, for whoever runs in the same process.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Serves until `shutdown`, then lets calls under way end, until the deadline.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it would listen where it must not, [`Error::Tls`], [`Error::Serve`].
+    pub async fn serve(self, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { settings, store } = self;
+        let address = |listener: &TcpListener| listener.local_addr().map_err(serve_error);
+        settings.api.validate(address(&listeners.api)?.ip())?;
+        settings.push.validate(address(&listeners.push)?.ip())?;
+        let node_settings = node::Settings { layout: Some((&hookwire_log::Layout::from(settings.log.clone())).into()) };
+        let (health, health_service) = tonic_health::server::health_reporter();
+        for service in SERVICES {
+            health.set_service_status(service, ServingStatus::Serving).await;
+        }
+
+        let api = server(api_tls(&settings)?, "api.tls_cert_file")?
+            .timeout(settings.api.request_timeout)
+            .add_routes(Api::new(store.clone(), settings.egress_policy()).into_routes())
+            .add_service(reflection())
+            .add_service(health_service.clone())
+            .serve_with_incoming_shutdown(incoming(listeners.api), shutdown.clone().cancelled_owned());
+        let push = server(push_tls(&settings)?, "push.tls_cert_file")?
+            .add_service(push::service(store.clone(), node_settings, shutdown.clone()))
+            .add_service(health_service)
+            .serve_with_incoming_shutdown(incoming(listeners.push), shutdown.clone().cancelled_owned());
+        // Probes answer until the very end.
+        let stopped = CancellationToken::new();
+        let ops = tokio::spawn(ops::serve(listeners.ops, store.clone(), shutdown.clone(), stopped.clone()));
+
+        let deadline = async {
+            shutdown.cancelled().await;
+            tracing::info!("draining");
+            for service in SERVICES.into_iter().chain([""]) {
+                health.set_service_status(service, ServingStatus::NotServing).await;
+            }
+            tokio::time::sleep(settings.drain.timeout).await;
+        };
+        let served = tokio::select! {
+            served = async { tokio::try_join!(api, push) } => served.map(drop).map_err(serve_error),
+            () = deadline => {
+                tracing::warn!("calls were still under way at the deadline");
+                Ok(())
+            }
+        };
+        stopped.cancel();
+        let probed = ops.await.map_err(serve_error)?.map_err(serve_error);
+        store.close().await;
+        served.and(probed)
+    }
+}
+
+fn server(tls: Option<ServerTlsConfig>, setting: &'static str) -> Result<Server, Error> {
+    let server = Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE));
+    match tls {
+        Some(tls) => server.tls_config(tls.timeout(HANDSHAKE_TIMEOUT)).map_err(|source| Error::Tls { setting, source }),
+        None => Ok(server),
+    }
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+fn api_tls(settings: &Settings) -> Result<Option<ServerTlsConfig>, config::Error> {
+    let (Some(cert), Some(key)) = (&settings.api.tls_cert_file, &settings.api.tls_key_file) else { return Ok(None) };
+    let cert = config::read_text("api.tls_cert_file", cert)?;
+    let key = config::read_text("api.tls_key_file", key)?;
+    Ok(Some(ServerTlsConfig::new().identity(Identity::from_pem(&*cert, &*key))))
+}
+
+fn push_tls(settings: &Settings) -> Result<Option<ServerTlsConfig>, config::Error> {
+    let (Some(cert), Some(key)) = (&settings.push.tls_cert_file, &settings.push.tls_key_file) else { return Ok(None) };
+    let cert = config::read_text("push.tls_cert_file", cert)?;
+    let key = config::read_text("push.tls_key_file", key)?;
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(&*cert, &*key));
+    Ok(Some(match &settings.push.tls_client_ca_file {
+        Some(ca) => tls.client_ca_root(Certificate::from_pem(&*config::read_text("push.tls_client_ca_file", ca)?)),
+        None => tls,
+    }))
+}
+
+/// Lets grpcurl and the like work without a file. Needs no key: it tells only what the source tells.
+fn reflection() -> impl NamedService
++ tower::Service<
+    http::Request<tonic::body::Body>,
+    Response = http::Response<tonic::body::Body>,
+    Error = std::convert::Infallible,
+    Future: Send,
+> + Clone
++ Send
++ Sync
++ 'static {
+    SERVICES
+        .into_iter()
+        .fold(tonic_reflection::server::Builder::configure(), |builder, service| builder.with_service_name(service))
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were made by the compiler")
+}
+
+fn serve_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Serve(error.into())
+}

@@ -1,4 +1,186 @@
-//! The data plane.
+//! The data plane: takes messages, and delivers each to every subscription that wants it. It has no database: what it must
+//! know is pushed to it, what it must keep is in the log. Kill one, add ten.
+//!
+//! A message's way, and configuration's:
+//!
+//! ```text
+//! publish → messages → dispatch → deliveries → deliver → outcome → done | retry → deliveries | dead-letters
+//! control plane → cache → (a snapshot for each record)
+//! ```
+//!
+//! * [`cache`]: the configuration: a stream from the control plane, kept as immutable snapshots
+//! * [`auth`], [`publish`]: who calls; validates and appends messages
+//! * [`deliver`]: makes an attempt, one HTTP request, which [`sign`] signs
+//! * [`outcome`], [`retry`]: what comes of it, and when there is another
+//! * [`trace`]: `traceparent` from the publish call to the request
+//! * [`error`]: what callers are told
+//! * [`ops`]: `/livez` and `/readyz`
+//! * [`config`]: the settings
+//!
+//! This file wires them, and no other does: [`Node::run`].
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hookwire_log::{Layout, Log};
+use hookwire_proto::seal::MasterKeys;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub mod auth;
 pub mod cache;
+pub mod config;
 pub mod deliver;
+pub mod error;
+pub mod ops;
+pub mod outcome;
+mod parts;
+pub mod publish;
+pub mod retry;
+mod server;
+pub mod sign;
+pub mod trace;
+
+pub use config::Settings;
+
+use cache::Config;
+use cache::watch::Watch;
+use deliver::Attempter;
+use ops::Readiness;
+use parts::Parts;
+use publish::Publish;
+
+/// How long to wait before the log is opened again.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Opens the log with the layout that the control plane told. Called again while the log is unavailable.
+pub type OpenLog = Arc<dyn Fn(Layout) -> BoxFuture<'static, Result<Arc<dyn Log>, hookwire_log::Error>> + Send + Sync>;
+
+/// Where a node is reached. Bound by the caller, who thus knows the ports.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For `PublishService`.
+    pub publish: TcpListener,
+    /// For `/livez` and `/readyz`.
+    pub ops: TcpListener,
+}
+
+/// Why a node ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting cannot work.
+    #[error("{0}")]
+    Setting(String),
+    /// The log can't be used, and trying again does not help.
+    #[error(transparent)]
+    Log(hookwire_log::Error),
+    /// A part of the node ended, or panicked: the whole ends rather than being half dead.
+    #[error("{name} ended: {detail}")]
+    Ended {
+        /// The part.
+        name: &'static str,
+        /// What it said.
+        detail: String,
+    },
+    /// Not everything that was begun could be finished in time; the log has what was not, and it will be done again.
+    #[error("not drained within node.drain_timeout, {0:?}")]
+    NotDrained(Duration),
+}
+
+/// A node, not yet running.
+pub struct Node {
+    /// Its settings.
+    pub settings: Settings,
+    /// What opens secrets.
+    pub master_keys: Arc<MasterKeys>,
+    /// What opens the log.
+    pub open_log: OpenLog,
+    /// Where it is reached.
+    pub listeners: Listeners,
+    /// Called once, when all of it has begun.
+    pub on_ready: Box<dyn FnOnce() + Send>,
+}
+
+impl Node {
+    /// Runs until `shutdown`, and then drains: it is not ready at once, refuses to publish, finishes what it began, leaves
+    /// its groups and closes the log.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { settings, master_keys, open_log, listeners, on_ready } = self;
+        settings.validate().map_err(Error::Setting)?;
+        let tls = server::tls(&settings.listen).map_err(setting)?;
+        let attempter = Attempter::new(&settings.deliver, master_keys).map_err(setting)?;
+        let watch = Watch::new(settings.control_plane.clone(), settings.node.id()).map_err(setting)?;
+        let (config, layout) = (watch.config(), watch.layout());
+        let readiness = Readiness::new(config.clone(), shutdown.clone(), settings.node.max_clock_skew);
+
+        // What goes on while the stages drain: configuration, and answers about readiness.
+        let end = CancellationToken::new();
+        let mut support = Parts::default();
+        support.spawn_endless("the watch for configuration", watch.run(end.clone()));
+        support.spawn("the server of /readyz", ops::serve(listeners.ops, readiness.clone(), end.clone()));
+
+        let log = tokio::select! {
+            log = begin(&config, layout, &open_log, &readiness, &settings) => log?,
+            error = support.ended() => return Err(error),
+            () = shutdown.cancelled() => return Ok(()),
+        };
+
+        let mut stages = Parts::default();
+        let publish = Publish::new(config.clone(), log.clone(), settings.publish.clone(), shutdown.clone());
+        stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
+        let _ = &attempter;
+
+        let checks = readiness.clone().keep_checking(log.clone(), settings.node.check_interval);
+        support.spawn_endless("the check of the log", end.clone().run_until_cancelled_owned(checks));
+        tracing::info!("the node is ready");
+        on_ready();
+
+        tokio::select! {
+            error = stages.ended() => return Err(error),
+            error = support.ended() => return Err(error),
+            () = shutdown.cancelled() => tracing::info!("the node drains"),
+        }
+        stages.drained(settings.node.drain_timeout).await?;
+        log.close().await;
+        end.cancel();
+        support.drained(settings.node.drain_timeout).await
+    }
+}
+
+fn setting(error: impl std::fmt::Display) -> Error {
+    Error::Setting(error.to_string())
+}
+
+/// Waits for the configuration and the log; the log is warm when it is returned.
+async fn begin(
+    config: &Config,
+    mut layout: watch::Receiver<Option<Arc<Layout>>>,
+    open_log: &OpenLog,
+    readiness: &Readiness,
+    settings: &Settings,
+) -> Result<Arc<dyn Log>, Error> {
+    let watch_ended = || Error::Ended { name: "the watch for configuration", detail: "before it began".into() };
+    let layout = layout.wait_for(Option::is_some).await.map_err(|_| watch_ended())?.clone();
+    let layout = layout.ok_or_else(watch_ended)?;
+    config.reached(0).await.ok_or_else(watch_ended)?;
+    let log = loop {
+        match open_log(Layout::clone(&layout)).await {
+            Ok(log) => break log,
+            Err(error @ hookwire_log::Error::Unavailable { .. }) => {
+                tracing::warn!(%error, "the log can't be opened, trying on");
+                readiness.set_unavailable(error.to_string());
+                tokio::time::sleep(OPEN_AGAIN).await;
+            }
+            Err(error) => return Err(Error::Log(error)),
+        }
+    };
+    readiness.wait_for_log(&*log, settings.node.check_interval).await;
+    Ok(log)
+}

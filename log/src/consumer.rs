@@ -5,11 +5,11 @@
 //! what it began finish, and drops the partition. The log goes on polling meanwhile, commits what was finished, and only
 //! then lets the next owner in; it stops waiting after `drain_timeout`.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::offsets::{Committed, Offsets};
@@ -175,6 +175,8 @@ pub(crate) fn partition(
         buffered_bytes: AtomicUsize::new(0),
         since: Instant::now(),
         fresh_until_ms: AtomicU64::new(0),
+        waits_for_room: AtomicBool::new(false),
+        took: Notify::new(),
         revoked: CancellationToken::new(),
         drained: CancellationToken::new(),
     });
@@ -206,9 +208,21 @@ impl Feed {
         !self.is_over(2)
     }
 
+    /// Waits, when enough is read ahead, until the stage has caught up by half.
+    pub(crate) async fn roomy(&self) {
+        if !self.is_full() {
+            return;
+        }
+        self.shared.waits_for_room.store(true, Ordering::SeqCst);
+        while !self.has_room() {
+            self.shared.took.notified().await;
+        }
+        self.shared.waits_for_room.store(false, Ordering::SeqCst);
+    }
+
     fn is_over(&self, divisor: usize) -> bool {
-        self.shared.buffered_records.load(Ordering::Relaxed) >= (self.max_records / divisor).max(1)
-            || self.shared.buffered_bytes.load(Ordering::Relaxed) >= (self.max_bytes / divisor).max(1)
+        self.shared.buffered_records.load(Ordering::SeqCst) >= (self.max_records / divisor).max(1)
+            || self.shared.buffered_bytes.load(Ordering::SeqCst) >= (self.max_bytes / divisor).max(1)
     }
 
     /// What may be committed now.
@@ -250,6 +264,9 @@ struct Shared {
     since: Instant,
     /// Milliseconds after `since` until which nobody else can own the partition.
     fresh_until_ms: AtomicU64,
+    /// The log waits until the stage has taken some records.
+    waits_for_room: AtomicBool,
+    took: Notify,
     revoked: CancellationToken,
     drained: CancellationToken,
 }
@@ -261,8 +278,11 @@ impl Shared {
 
     /// A record has left the buffer; whether it is to be worked on.
     fn took(&self, record: &Record) -> bool {
-        self.buffered_records.fetch_sub(1, Ordering::Relaxed);
-        self.buffered_bytes.fetch_sub(record.value.len(), Ordering::Relaxed);
+        self.buffered_records.fetch_sub(1, Ordering::SeqCst);
+        self.buffered_bytes.fetch_sub(record.value.len(), Ordering::SeqCst);
+        if self.waits_for_room.load(Ordering::SeqCst) {
+            self.took.notify_one();
+        }
         self.offsets().begin(record.offset)
     }
 

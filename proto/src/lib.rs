@@ -4,13 +4,14 @@
 //! * [`config`]: what the control plane pushes to the nodes
 //! * [`log`]: what is in the log
 //! * [`name`]: resource names and ids, parsed and made in one place
+//! * [`egress`]: which URLs and addresses requests may be sent to
 //! * [`seal`]: how secrets are closed by the control plane and opened by nodes
 //!
 //! The `.proto` files beside this crate are the source; they are compiled while this crate is built.
 
 /// Generated code, in modules as the packages are nested.
 mod generated {
-    #![allow(missing_docs, clippy::all, rust_2018_idioms, reason = "generated")]
+    #![allow(missing_docs, clippy::all, rust_2018_idioms, rustdoc::all, reason = "generated")]
     pub mod hookwire {
         pub mod v1 {
             tonic::include_proto!("hookwire.v1");
@@ -42,6 +43,7 @@ pub use generated::hookwire::log::v1 as log;
 /// The public API, package `hookwire.v1`.
 pub use generated::hookwire::v1;
 
+pub mod egress;
 pub mod name;
 pub mod seal;
 

@@ -1,0 +1,51 @@
+//! What a node is told, as gRPC's `Status`.
+
+use std::collections::HashMap;
+
+use hookwire_proto::ERROR_DOMAIN;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Why there is no stream, or no longer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A setting cannot work.
+    #[error("{setting}: {detail}")]
+    Setting {
+        /// Name of the setting.
+        setting: &'static str,
+        /// What to write instead.
+        detail: &'static str,
+    },
+    /// The stream does not begin with a hello.
+    #[error("the first request of a stream must be hello, within 10 s")]
+    NoHello,
+    /// The node's id is malformed.
+    #[error("must be 1 to 63 lower-case letters, digits and hyphens")]
+    NodeId,
+    /// A later request is not an acknowledgement.
+    #[error("every request after hello must be an acknowledgement")]
+    NoAcknowledgement,
+    /// The control plane shuts down.
+    #[error("this control plane is shutting down: connect again, to another if there is one")]
+    ShuttingDown,
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let (code, reason, field) = match error {
+            Error::NoHello => (Code::InvalidArgument, "INVALID_ARGUMENT", Some("hello")),
+            Error::NodeId => (Code::InvalidArgument, "INVALID_ARGUMENT", Some("hello.node")),
+            Error::NoAcknowledgement => (Code::InvalidArgument, "INVALID_ARGUMENT", Some("acknowledgement")),
+            Error::ShuttingDown => (Code::Unavailable, "NOT_READY", None),
+            Error::Setting { .. } => (Code::Internal, "INTERNAL", None),
+        };
+        let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+        let mut message = error.to_string();
+        if let Some(field) = field {
+            details.add_bad_request_violation(field, &message);
+            message = format!("{field}: {message}");
+        }
+        Self::with_error_details(code, message, details)
+    }
+}

@@ -1,0 +1,160 @@
+//! The rows. Private to the store, so that a query without a tenant can't be written elsewhere.
+//!
+//! Keys are ids as names have them; a row's name is made from its key. Times have microseconds, as PostgreSQL keeps them.
+
+use sea_orm::entity::prelude::*;
+
+/// The one row about the store itself. Every write locks it first, so revisions become visible in their order.
+pub mod store {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "store")]
+    pub struct Model {
+        /// Always 1.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: i32,
+        pub store_id: String,
+        pub revision: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub mod tenant {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "tenants")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub display_name: String,
+        pub create_time: TimeDateTimeWithTimeZone,
+        pub update_time: TimeDateTimeWithTimeZone,
+        pub revision: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub mod event_type {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "event_types")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub tenant: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub description: String,
+        pub create_time: TimeDateTimeWithTimeZone,
+        pub update_time: TimeDateTimeWithTimeZone,
+        pub revision: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub mod subscription {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "subscriptions")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub tenant: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub display_name: String,
+        pub url: String,
+        /// Joined by spaces, of which none is in a type.
+        pub event_types: String,
+        pub shared_key_header: Option<String>,
+        /// An encoded `config.v1.Sealed`.
+        pub shared_key_value: Option<Vec<u8>>,
+        pub max_concurrency: i32,
+        /// The number in `hookwire.v1.Subscription.State`.
+        pub state: i32,
+        pub create_time: TimeDateTimeWithTimeZone,
+        pub update_time: TimeDateTimeWithTimeZone,
+        pub revision: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub mod secret {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "secrets")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub tenant: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub subscription: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        /// An encoded `config.v1.Sealed`.
+        pub key: Vec<u8>,
+        pub create_time: TimeDateTimeWithTimeZone,
+        /// Of its creation: the order of a subscription's secrets.
+        pub revision: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub mod api_key {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "api_keys")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub display_name: String,
+        /// The number in `hookwire.v1.ApiKey.Role`.
+        pub role: i32,
+        /// The tenant that it is bound to.
+        pub tenant: Option<String>,
+        /// SHA-256 of the whole key.
+        pub hash: Vec<u8>,
+        pub create_time: TimeDateTimeWithTimeZone,
+        pub revision: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// What each write changed, for nodes.
+pub mod change {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "changes")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub revision: i64,
+        /// An encoded `config.v1.ChangeSet`.
+        pub change_set: Vec<u8>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}

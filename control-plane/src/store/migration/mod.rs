@@ -1,0 +1,15 @@
+//! The tables, made and changed in numbered steps that are never edited once they are released. The same steps for SQLite
+//! and PostgreSQL.
+
+use sea_orm_migration::prelude::*;
+
+mod m0001_tables;
+
+/// All steps, in order.
+pub(super) struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_tables::Migration)]
+    }
+}

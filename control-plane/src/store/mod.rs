@@ -1,0 +1,114 @@
+//! The configuration, in SQLite or PostgreSQL. The only module that knows sea-orm.
+//!
+//! A write is one transaction: the next revision from the one locked counter row, the rows, and the change set for nodes
+//! ([`write`]). A resource is found by a parsed name, which has its tenant in it, so that a query without one can't be written;
+//! the rows themselves ([`entity`]) are private. Secrets are sealed here, and never shown again.
+
+use std::sync::Arc;
+
+use hookwire_proto::seal::MasterKeys;
+use sea_orm::TransactionTrait as _;
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, SqliteTransactionMode, TransactionOptions};
+use sea_orm_migration::MigratorTrait as _;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+mod api_key;
+mod changes;
+mod entity;
+mod error;
+mod event_type;
+mod migration;
+mod seal;
+mod secret;
+mod settings;
+mod subscription;
+mod tenant;
+mod write;
+
+pub use api_key::NewApiKey;
+pub use changes::Changes;
+pub use error::Error;
+pub use secret::MAX_SECRETS;
+pub use settings::StoreSettings;
+pub use subscription::NewSubscription;
+
+/// A handle on the store; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    connections: Arc<settings::Connections>,
+    master_keys: Arc<MasterKeys>,
+    store_id: Arc<str>,
+    keep_changes: u32,
+    written: Arc<watch::Sender<i64>>,
+}
+
+impl Store {
+    /// Opens the store and brings its tables up to date.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], or [`Error::Unavailable`] where it can't be reached.
+    pub async fn open(settings: &StoreSettings, master_keys: Arc<MasterKeys>) -> Result<Self, Error> {
+        let connections = settings.connect().await?;
+        migrate(&connections.write).await?;
+        let row = changes::counter(&connections.write).await?;
+        Ok(Self {
+            connections: Arc::new(connections),
+            master_keys,
+            store_id: row.store_id.into(),
+            keep_changes: settings.keep_changes,
+            written: Arc::new(watch::Sender::new(row.revision)),
+        })
+    }
+
+    /// Identity of the store, made with its first tables: revisions of another store mean nothing here.
+    pub fn store_id(&self) -> &str {
+        &self.store_id
+    }
+
+    /// The newest revision that this process has written, as it is written: who watches it needn't wait for a poll.
+    pub fn written(&self) -> watch::Receiver<i64> {
+        self.written.subscribe()
+    }
+
+    /// Closes the connections; what is under way fails.
+    pub async fn close(&self) {
+        for connection in [&self.connections.write, &self.connections.read] {
+            if let Err(error) = connection.close_by_ref().await {
+                tracing::warn!(%error, "the store was not closed cleanly");
+            }
+        }
+    }
+
+    fn reader(&self) -> &DatabaseConnection {
+        &self.connections.read
+    }
+}
+
+/// Brings the tables up to date, one process at a time, all or nothing.
+async fn migrate(connection: &DatabaseConnection) -> Result<(), Error> {
+    let options =
+        TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() };
+    let transaction = connection.begin_with_options(options).await?;
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        // Any number will do that no other program takes; released with the transaction.
+        transaction.execute_unprepared("SELECT pg_advisory_xact_lock(7231654120394417)").await?;
+    }
+    migration::Migrator::up(&transaction, None).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn not_found(name: impl ToString) -> Error {
+    Error::NotFound { name: name.to_string() }
+}
+
+fn already_exists(name: impl ToString) -> Error {
+    Error::AlreadyExists { name: name.to_string() }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
+fn timestamp(time: OffsetDateTime) -> Option<prost_types::Timestamp> {
+    let nanos = i32::try_from(time.nanosecond()).expect("less than a second");
+    Some(prost_types::Timestamp { seconds: time.unix_timestamp(), nanos })
+}

@@ -1,0 +1,190 @@
+//! Settings of deliveries.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hookwire_proto::egress::Policy;
+use http::HeaderName;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::sign::Rules;
+
+/// At most this many headers of an answer are kept.
+pub const MAX_KEPT_HEADERS: usize = 16;
+
+/// How attempts are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How long one attempt may take: resolving, connecting, sending, and the whole answer. At most 60 s; Standard Webhooks
+    /// advises 15 to 30 s.
+    #[serde(with = "humantime_serde")]
+    pub attempt_timeout: Duration,
+    /// How much of that resolving and connecting may take. Less than `token_life`, since the token is made before.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long a token holds after sending, 10 s to 300 s: also `webhook-valid-until`.
+    #[serde(with = "humantime_serde")]
+    pub token_life: Duration,
+    /// `iss` of the tokens: who sends, as recipients know it.
+    pub issuer: String,
+    /// Requests to a subscription that are under way at a time, unless the subscription says otherwise.
+    pub max_concurrency: usize,
+    /// PEM file with certificates of authorities that are trusted besides the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Headers of an answer that are kept with the attempt, in lower case, at most 16.
+    pub kept_headers: Vec<String>,
+    /// How long an idle connection is kept. Shorter than recipients' own limit, or they close it under a request.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Idle connections that are kept for each origin.
+    pub max_idle_connections: usize,
+    /// Where requests may be sent.
+    pub egress: Egress,
+}
+
+/// Where requests may be sent, besides public addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Ranges that are allowed though they are not public, such as `10.1.0.0/16`.
+    pub allow: Vec<IpNet>,
+    /// Whether `http` is allowed. What is sent can then be read and changed by everybody on the way.
+    pub allow_http: bool,
+    /// Ports that are refused on every host: those that Hookwire itself listens on, where `allow` brings them within reach.
+    pub refuse_ports: Vec<u16>,
+}
+
+/// A setting that can't work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {detail}")]
+pub struct Error {
+    /// Name of the setting.
+    pub setting: &'static str,
+    /// What to write instead.
+    pub detail: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let kept = ["content-type", "date", "location", "retry-after", "server", "x-correlation-id", "x-request-id"];
+        Self {
+            attempt_timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(5),
+            token_life: Duration::from_secs(20),
+            issuer: "hookwire".to_owned(),
+            max_concurrency: 20,
+            ca_file: None,
+            kept_headers: kept.map(str::to_owned).to_vec(),
+            idle_timeout: Duration::from_secs(30),
+            max_idle_connections: 32,
+            egress: Egress::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses what can't work.
+    ///
+    /// # Errors
+    /// Names the setting and says what to write instead.
+    pub fn validate(&self) -> Result<(), Error> {
+        let require = |holds: bool, setting, detail: &str| {
+            if holds { Ok(()) } else { Err(Error { setting, detail: detail.to_owned() }) }
+        };
+        let seconds = Duration::from_secs;
+        let timeout = self.attempt_timeout;
+        require(
+            !timeout.is_zero() && timeout <= seconds(60),
+            "deliver.attempt_timeout",
+            "write a duration of at most 60s, such as \"15s\"",
+        )?;
+        require(
+            !self.connect_timeout.is_zero() && self.connect_timeout <= timeout,
+            "deliver.connect_timeout",
+            "write a duration not longer than deliver.attempt_timeout, such as \"5s\"",
+        )?;
+        require(
+            (seconds(10)..=seconds(300)).contains(&self.token_life),
+            "deliver.token_life",
+            "write a duration from 10s to 300s, such as \"20s\"",
+        )?;
+        require(
+            self.connect_timeout < self.token_life,
+            "deliver.connect_timeout",
+            "write a duration shorter than deliver.token_life, or tokens would be outlived when they arrive",
+        )?;
+        require(
+            !self.issuer.is_empty() && self.issuer.len() <= 200,
+            "deliver.issuer",
+            "write 1 to 200 bytes, such as \"hookwire\"",
+        )?;
+        require(
+            (1..=1000).contains(&self.max_concurrency),
+            "deliver.max_concurrency",
+            "write a number from 1 to 1000, such as 20",
+        )?;
+        let is_name = |name: &String| HeaderName::from_lowercase(name.as_bytes()).is_ok();
+        require(
+            self.kept_headers.len() <= MAX_KEPT_HEADERS && self.kept_headers.iter().all(is_name),
+            "deliver.kept_headers",
+            "write at most 16 names of HTTP headers in lower case, such as [\"content-type\", \"retry-after\"]",
+        )
+    }
+
+    /// The egress guard's rules.
+    pub fn policy(&self) -> Policy {
+        Policy::new(self.egress.allow.clone())
+            .with_http(self.egress.allow_http)
+            .with_own_ports(self.egress.refuse_ports.clone())
+    }
+
+    /// What tokens say.
+    pub fn rules(&self) -> Rules {
+        Rules { issuer: self.issuer.clone(), token_life: self.token_life }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work() {
+        assert_eq!(Settings::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let seconds = Duration::from_secs;
+        let with = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.validate().map_err(|error| error.setting)
+        };
+        assert_eq!(with(|s| s.attempt_timeout = Duration::ZERO), Err("deliver.attempt_timeout"));
+        assert_eq!(with(|s| s.attempt_timeout = Duration::from_secs(61)), Err("deliver.attempt_timeout"));
+        assert_eq!(with(|s| s.connect_timeout = Duration::from_secs(16)), Err("deliver.connect_timeout"));
+        assert_eq!(with(|s| s.token_life = Duration::from_secs(9)), Err("deliver.token_life"));
+        assert_eq!(with(|s| s.token_life = Duration::from_secs(301)), Err("deliver.token_life"));
+        assert_eq!(with(|s| s.issuer.clear()), Err("deliver.issuer"));
+        assert_eq!(with(|s| s.max_concurrency = 0), Err("deliver.max_concurrency"));
+        assert_eq!(with(|s| s.kept_headers = vec!["X-Upper".into()]), Err("deliver.kept_headers"));
+        assert_eq!(with(|s| s.kept_headers = vec!["a".into(); 17]), Err("deliver.kept_headers"));
+        let aging = Settings { attempt_timeout: seconds(30), connect_timeout: seconds(20), ..Settings::default() };
+        assert_eq!(aging.validate().map_err(|error| error.setting), Err("deliver.connect_timeout"));
+    }
+
+    #[test]
+    fn settings_are_written_with_units_and_nothing_unknown() {
+        let settings: Settings =
+            serde_json::from_str(r#"{"attempt_timeout": "2s 500ms", "egress": {"allow": ["127.0.0.0/8"]}}"#).unwrap();
+        assert_eq!(settings.attempt_timeout, Duration::from_millis(2500));
+        assert!(settings.policy().check_address([127, 0, 0, 1].into()).is_ok());
+        assert!(serde_json::from_str::<Settings>(r#"{"timeout": "2s"}"#).is_err());
+        let written = serde_json::to_string(&settings).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&written).unwrap(), settings);
+    }
+}

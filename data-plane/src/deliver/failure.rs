@@ -1,0 +1,95 @@
+//! Why there is no answer, told from the types of the errors along `source()`, never from their text.
+
+use std::error::Error as StdError;
+use std::io;
+
+use hookwire_proto::egress::Refusal;
+use hookwire_proto::log::AttemptError;
+use tower::timeout::error::Elapsed;
+
+use super::answer::truncate;
+use super::attempt::Failure;
+use super::egress;
+use crate::sign;
+
+/// How long a detail may be, in bytes.
+const MAX_DETAIL_BYTES: usize = 256;
+
+/// What an error of the stack means.
+pub fn classify(error: &(dyn StdError + Send + Sync + 'static)) -> Failure {
+    let chain: Vec<&(dyn StdError + 'static)> = chain(error).collect();
+    let kind = kind(&chain);
+    let (what, cause) = match kind {
+        AttemptError::Request => ("no request was made", true),
+        AttemptError::Egress => ("refused before connecting", true),
+        AttemptError::Dns => ("the host name could not be resolved", false),
+        AttemptError::Timeout if is_connect(&chain) => ("no connection in time", false),
+        AttemptError::Timeout => ("no complete answer in time", false),
+        AttemptError::Tls => ("no secure connection", true),
+        AttemptError::Connect => ("no connection", true),
+        AttemptError::Protocol => ("the answer was not HTTP", true),
+        _ => ("the connection broke before the answer was complete", true),
+    };
+    // The innermost is the most exact, and the only one that can't hold the URL.
+    let mut detail = match chain.last() {
+        Some(innermost) if cause => format!("{what}: {innermost}"),
+        _ => what.to_owned(),
+    };
+    truncate(&mut detail, MAX_DETAIL_BYTES);
+    Failure { error: kind, detail }
+}
+
+fn kind(chain: &[&(dyn StdError + 'static)]) -> AttemptError {
+    if has::<sign::Error>(chain).is_some() {
+        return AttemptError::Request;
+    }
+    if has::<Refusal>(chain).is_some() {
+        return AttemptError::Egress;
+    }
+    match has::<egress::Error>(chain) {
+        Some(egress::Error::Refused(_)) => return AttemptError::Egress,
+        Some(egress::Error::NoAddress | egress::Error::Unresolved(_)) => return AttemptError::Dns,
+        None => {}
+    }
+    let timed_out = |io: &io::Error| io.kind() == io::ErrorKind::TimedOut;
+    if has::<Elapsed>(chain).is_some()
+        || has::<reqwest::Error>(chain).is_some_and(reqwest::Error::is_timeout)
+        || has::<io::Error>(chain).is_some_and(timed_out)
+    {
+        return AttemptError::Timeout;
+    }
+    if has::<rustls::Error>(chain).is_some() {
+        return AttemptError::Tls;
+    }
+    if is_connect(chain) {
+        return AttemptError::Connect;
+    }
+    match has::<hyper::Error>(chain) {
+        Some(error) if error.is_parse() => AttemptError::Protocol,
+        // The request was not one after all: nothing has been sent.
+        _ if has::<reqwest::Error>(chain).is_some_and(reqwest::Error::is_builder) => AttemptError::Request,
+        _ => AttemptError::Broken,
+    }
+}
+
+fn is_connect(chain: &[&(dyn StdError + 'static)]) -> bool {
+    has::<reqwest::Error>(chain).is_some_and(reqwest::Error::is_connect)
+}
+
+/// The outermost error of a type.
+fn has<'a, E: StdError + 'static>(chain: &[&'a (dyn StdError + 'static)]) -> Option<&'a E> {
+    chain.iter().find_map(|error| error.downcast_ref())
+}
+
+/// An error and everything that it came from.
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| cause(*error))
+}
+
+/// What an `io::Error` wraps is not its `source()`, but belongs here.
+fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}

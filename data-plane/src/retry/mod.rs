@@ -1,0 +1,3 @@
+//! Between attempts.
+
+pub mod schedule;

@@ -1,0 +1,80 @@
+//! The gRPC server for callers: `PublishService`, health and reflection, over TLS where it is not loopback.
+
+use std::path::Path;
+
+use hookwire_proto::DESCRIPTORS;
+use hookwire_proto::v1::publish_service_server::PublishServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+use crate::config;
+use crate::publish::Publish;
+
+/// The server's certificate; `None` for clear text, which the settings allow on loopback only.
+///
+/// # Errors
+/// For files that can't be read or that are no certificate and key.
+pub(crate) fn tls(listen: &config::Listen) -> Result<Option<ServerTlsConfig>, config::Error> {
+    let (Some(cert), Some(key)) = (&listen.cert_file, &listen.key_file) else { return Ok(None) };
+    let identity = Identity::from_pem(read("listen.cert_file", cert)?, read("listen.key_file", key)?);
+    let tls = ServerTlsConfig::new().identity(identity);
+    // Found out now, and not by the first caller.
+    Server::builder().tls_config(tls.clone()).map_err(|error| config::Error {
+        setting: "listen.cert_file",
+        detail: format!("with listen.key_file it can't be used for TLS: {}", causes(&error)),
+    })?;
+    Ok(Some(tls))
+}
+
+fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, config::Error> {
+    std::fs::read(path).map_err(|error| config::Error { setting, detail: format!("{}: {error}", path.display()) })
+}
+
+/// Serves until `shutdown`, then ends when the calls under way are answered.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+    publish: Publish,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<PublishServiceServer<Publish>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            // Error details: without their descriptors grpcurl shows bytes.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("hookwire.v1.PublishService")
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let mut server = Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls)?;
+    }
+    let draining = async {
+        shutdown.cancelled().await;
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.set_not_serving::<PublishServiceServer<Publish>>().await;
+    };
+    server
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect("descriptors are well formed"))
+        .add_service(reflection().build_v1alpha().expect("descriptors are well formed"))
+        .add_service(publish.into_server())
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), draining)
+        .await
+}
+
+/// An error with what caused it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

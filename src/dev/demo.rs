@@ -1,0 +1,108 @@
+//! The demo tenant: there at every start, with the same keys.
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hookwire_control_plane::store::{Error, NewApiKey, Store};
+use hookwire_proto::name;
+use hookwire_proto::v1::api_key::Role;
+
+use super::directory::Directory;
+use super::welcome::Keys;
+
+/// The tenant's id.
+const TENANT: &str = "demo";
+/// Its event types, and what they mean.
+const EVENT_TYPES: [(&str, &str); 4] = [
+    ("invoice.paid", "An invoice was paid in full"),
+    ("invoice.overdue", "An invoice was not paid in time"),
+    ("user.created", "A user signed up"),
+    ("user.deleted", "A user left"),
+];
+/// The file with the keys.
+pub const KEYS_FILE: &str = "keys.json";
+/// The file with the signing secret, as `hookwire listen` reads it.
+pub const SECRET_FILE: &str = "signing-secret";
+
+/// The keys, which are made at the first start. They are files before they are in the store: a crash between leaves none
+/// that nobody knows.
+pub fn keys(directory: &Directory) -> anyhow::Result<Keys> {
+    let keys = match directory.read_json(KEYS_FILE)? {
+        Some(keys) => keys,
+        None => {
+            let keys = Keys {
+                tenant: format!("tenants/{TENANT}"),
+                admin_key: api_key("dev-admin"),
+                publisher_key: api_key("dev-publisher"),
+                signing_secret: format!("whsec_{}", STANDARD.encode(rand::random::<[u8; 32]>())),
+            };
+            directory.write_json(KEYS_FILE, &keys)?;
+            keys
+        }
+    };
+    directory.write(SECRET_FILE, &format!("{}\n", keys.signing_secret))?;
+    Ok(keys)
+}
+
+fn api_key(id: &str) -> String {
+    format!("hwk_{id}_{}", STANDARD.encode(rand::random::<[u8; 32]>()).replace(['+', '/', '='], ""))
+}
+
+/// Makes sure that the tenant, its event types and the keys are in the store.
+pub async fn ensure(store: &Store, keys: &Keys) -> anyhow::Result<()> {
+    let tenant = name::Tenant { tenant: TENANT.into() };
+    created(store.create_tenant(&tenant, "Demo").await).context("the demo tenant")?;
+    for (event_type, description) in EVENT_TYPES {
+        let event_type = name::EventType { tenant: TENANT.into(), event_type: event_type.into() };
+        created(store.create_event_type(&event_type, description).await).context("its event types")?;
+    }
+    let admin =
+        NewApiKey { display_name: "Made by hookwire dev", role: Role::Admin, tenant: None, key: &keys.admin_key };
+    let publisher = NewApiKey {
+        display_name: "Made by hookwire dev",
+        role: Role::Publisher,
+        tenant: Some(&tenant),
+        key: &keys.publisher_key,
+    };
+    for (id, new) in [("dev-admin", admin), ("dev-publisher", publisher)] {
+        store.ensure_api_key(&name::ApiKey { api_key: id.into() }, new).await.context("its API keys")?;
+    }
+    Ok(())
+}
+
+fn created<T>(result: Result<T, Error>) -> Result<(), Error> {
+    match result {
+        Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hookwire_control_plane::store::StoreSettings;
+    use hookwire_proto::seal::MasterKeys;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_restart_finds_the_same_keys() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let directory = Directory::open(parent.path()).expect("a directory");
+        let first = keys(&directory).expect("keys");
+        assert_eq!(keys(&directory).expect("the same"), first);
+
+        let url = format!("sqlite://{}?mode=rwc", directory.file("hookwire.db").display());
+        let settings = StoreSettings { url, ..StoreSettings::default() };
+        let master_keys = Arc::new(MasterKeys::parse(&MasterKeys::generate()).expect("a key"));
+        let store = Store::open(&settings, master_keys).await.expect("a store");
+        ensure(&store, &first).await.expect("a new tenant");
+        let revision = store.revision().await.expect("a revision");
+        ensure(&store, &first).await.expect("nothing to do");
+        assert_eq!(store.revision().await.expect("a revision"), revision, "a restart writes nothing");
+        let hash = hookwire_control_plane::auth::hash(&first.publisher_key);
+        let found = store.api_key_by_hash(&hash).await.expect("found").expect("the key");
+        assert_eq!((found.name.as_str(), found.tenant.as_str()), ("apiKeys/dev-publisher", "tenants/demo"));
+    }
+}

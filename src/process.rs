@@ -1,0 +1,118 @@
+//! What a process does whatever it runs: signals, draining with a deadline, exit codes.
+
+use std::future::Future;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Settings or arguments are wrong: exit code 2, as for a wrong command line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongSettings(pub String);
+
+impl WrongSettings {
+    /// For `map_err`: an error that the one who runs the program can mend in the settings.
+    pub fn from(error: impl std::fmt::Display) -> anyhow::Error {
+        Self(error.to_string()).into()
+    }
+}
+
+/// Runs a program on a runtime of its own.
+pub fn block_on(program: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(program);
+    // What still runs is past its deadline.
+    runtime.shutdown_background();
+    result
+}
+
+/// Says on standard error why a program failed, if it did.
+pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    // There is nobody left to tell when this can't be written.
+    let _ = writeln!(std::io::stderr(), "hookwire: {error:#}");
+    ExitCode::from(if error.is::<WrongSettings>() { 2 } else { 1 })
+}
+
+/// SIGTERM and SIGINT, caught from when this is made.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches both from now on.
+    pub fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("signals can't be caught");
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    /// The next of them.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs `service` until it ends or a signal comes. Then cancels `shutdown` and lets it drain: not longer than `deadline`, and
+/// not after a second signal.
+pub async fn run_until_signal(
+    mut signals: Signals,
+    service: impl Future<Output = anyhow::Result<()>>,
+    shutdown: CancellationToken,
+    deadline: Duration,
+) -> anyhow::Result<()> {
+    tokio::pin!(service);
+    tokio::select! {
+        result = &mut service => return result,
+        () = signals.next() => {}
+    }
+    tracing::info!("draining; a second signal ends at once");
+    shutdown.cancel();
+    tokio::select! {
+        result = &mut service => result,
+        () = signals.next() => anyhow::bail!("ended by a second signal before everything was drained"),
+        () = tokio::time::sleep(deadline) => {
+            anyhow::bail!("not drained within {}", humantime::format_duration(deadline))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_settings_are_told_from_failures() {
+        let wrong = Err(WrongSettings::from("telemetry.format")).context("in dev");
+        assert_eq!(format!("{:?}", exit_code(wrong)), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(format!("{:?}", exit_code(Err(anyhow::anyhow!("x")))), format!("{:?}", ExitCode::from(1)));
+        assert_eq!(format!("{:?}", exit_code(Ok(()))), format!("{:?}", ExitCode::SUCCESS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_does_not_drain_is_ended_at_the_deadline() {
+        let signals = Signals::catch().expect("signals");
+        let shutdown = CancellationToken::new();
+        let (deadline, drained) = (Duration::from_secs(30), shutdown.clone());
+        let service = async move {
+            drained.cancelled().await;
+            std::future::pending().await
+        };
+        // Its own kind of signal: raised by another task of this process.
+        let raised = run_until_signal(signals, service, shutdown.clone(), deadline);
+        tokio::pin!(raised);
+        assert!(futures::poll!(&mut raised).is_pending());
+        let pid = std::process::id().to_string();
+        std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill");
+        let error = raised.await.expect_err("a deadline").to_string();
+        assert!(shutdown.is_cancelled());
+        assert_eq!(error, "not drained within 30s");
+    }
+}
