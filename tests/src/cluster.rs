@@ -20,6 +20,9 @@ use crate::{say, wait_until};
 /// How long a process may take until it is ready: a debug build on a machine that does other things too.
 const START: Duration = Duration::from_secs(60);
 
+/// The file with the administrator's key.
+const ADMIN_KEY_FILE: &str = "admin-key";
+
 /// The two ways in which Hookwire is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -53,7 +56,7 @@ impl Options {
     #[must_use]
     pub fn schedule(mut self, delays: &[&str], tiers: &[&str]) -> Self {
         self.settings.push(("retry.delays", format!("{delays:?}")));
-        self.settings.push(("layout.retry_tiers", format!("{tiers:?}")));
+        self.settings.push(("log.retry_tiers", format!("{tiers:?}")));
         self
     }
 
@@ -178,7 +181,7 @@ impl Cluster {
         let arguments = [
             vec!["dev".into(), "--data-dir".into(), text(&data), "--port".into(), port.to_string()],
             vec!["--set".into(), format!("deliver.ca_file={}", text(&recipients.certificate))],
-            options.of_plane(&["retry", "layout", "deliver", "publish", "node", "store", "push", "telemetry", "log"]),
+            options.of_plane(&["retry", "log", "deliver", "publish", "node", "push", "telemetry"]),
         ]
         .concat();
         let process = Process::new("dev", &hookwire()?, &arguments, directory.path());
@@ -214,6 +217,7 @@ impl Cluster {
         let callers = Authority::new("callers", path)?;
         let planes = Authority::new("planes", path)?;
         let files = Files { path, servers, planes: &planes, callers: &callers, recipients };
+        let admin_key = files.admin_key()?;
         let control_ports: Vec<u16> = (0..options.control_planes).map(|_| free_ports(3)).collect();
 
         let mut control_planes = Vec::new();
@@ -221,10 +225,10 @@ impl Cluster {
             let name = format!("control-plane-{}", index + 1);
             let file = files.control_plane(&name, *port, &database, &prefix)?;
             if index == 0 {
-                let sets = options.of_plane(&["layout", "kafka"]);
+                let sets = options.of_plane(&["log"]);
                 run(&[vec!["topics".into(), "apply".into(), "--config".into(), text(&file)], sets].concat())?;
             }
-            let sets = options.of_plane(&["layout", "kafka", "store", "push"]);
+            let sets = options.of_plane(&["log", "store", "push", "telemetry"]);
             let arguments = [vec!["control-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(&name, &hookwire()?, &arguments, path);
             let member = Member { process, url: https(*port), ops: format!("http://127.0.0.1:{}", port + 2) };
@@ -236,7 +240,7 @@ impl Cluster {
             let name = format!("node-{}", index + 1);
             let port = free_ports(2);
             let file = files.node(&name, port, &endpoints)?;
-            let sets = options.of_plane(&["retry", "deliver", "publish", "node", "kafka"]);
+            let sets = options.of_plane(&["retry", "deliver", "publish", "node", "telemetry"]);
             let arguments = [vec!["data-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(&name, &hookwire()?, &arguments, path);
             nodes.push(Member { process, url: https(port), ops: format!("http://127.0.0.1:{}", port + 1) });
@@ -256,7 +260,7 @@ impl Cluster {
             shape: Shape::Production,
             control_planes,
             nodes,
-            admin_key: files.admin_key()?,
+            admin_key,
             callers_trust: Some(callers.certificate.clone()),
             receiver,
             prefix,
@@ -359,31 +363,40 @@ impl Files<'_> {
         let toml = format!(
             r#"
 {secrets}
-[listen]
-api = "127.0.0.1:{port}"
-push = "127.0.0.1:{}"
-ops = "127.0.0.1:{}"
-api_cert_file = {:?}
-api_key_file = {:?}
-push_cert_file = {:?}
-push_key_file = {:?}
-push_client_ca_file = {:?}
+[api]
+listen = "127.0.0.1:{port}"
+tls_cert_file = {:?}
+tls_key_file = {:?}
+bootstrap_admin_key_file = {:?}
+
+[push]
+listen = "127.0.0.1:{}"
+tls_cert_file = {:?}
+tls_key_file = {:?}
+tls_client_ca_file = {:?}
+
+[ops]
+listen = "127.0.0.1:{}"
+
+[egress]
+allow = ["127.0.0.0/8", "::1/128"]
 
 [store]
 url = {database:?}
 
-[layout]
+[log]
 prefix = "{prefix}"
 
 {kafka}
 "#,
-            port + 1,
-            port + 2,
             api.certificate,
             api.key,
+            self.path.join(ADMIN_KEY_FILE),
+            port + 1,
             push.certificate,
             push.key,
             self.planes.certificate,
+            port + 2,
             secrets = self.secrets()?,
             kafka = self.kafka()?,
         );
@@ -442,13 +455,16 @@ egress.allow = ["127.0.0.0/8", "::1/128"]
         let password = self.path.join("kafka-password");
         std::fs::write(&password, "secret\n")?;
         Ok(format!(
-            "[kafka]\nbrokers = [{:?}]\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
+            "[log.kafka]\nbrokers = [{:?}]\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
             self.servers.kafka, self.servers.kafka_ca,
         ))
     }
 
+    /// Makes the key that is to be there from the start.
     fn admin_key(&self) -> Result<String> {
-        bail!("not yet")
+        let key = format!("hwk_{}", uuid::Uuid::new_v4().simple().to_string().repeat(2));
+        std::fs::write(self.path.join(ADMIN_KEY_FILE), &key)?;
+        Ok(key)
     }
 
     fn write(&self, name: &str, toml: &str) -> Result<PathBuf> {
