@@ -11,6 +11,7 @@ use hookwire_proto::log::{
     delivery_record::Body,
 };
 
+use super::lanes;
 use crate::support::{Recipients, Reply, World, delivery, eventually, message, ms, subscription};
 
 /// A message of one subscription, by number, so that a script can tell them apart.
@@ -162,9 +163,10 @@ async fn a_full_lane_defers_keeps_the_cap_and_loses_nothing() {
         deferred.extend(world.deliveries(Topic::Retries(tier)).await);
     }
     assert!(!deferred.is_empty() && deferred.iter().all(|delivery| delivery.deferrals > 0));
-    // A slot each, and not all the same: the backlog doesn't come back at once.
+    // A slot each (a millisecond may hold more than one): the backlog doesn't come back at once.
     let slots: HashSet<_> = deferred.iter().map(|delivery| delivery.due_time_ms).collect();
-    assert!(slots.len() * 2 > deferred.len(), "{} slots for {}", slots.len(), deferred.len());
+    let messages: HashSet<_> = deferred.iter().map(|delivery| &delivery.message_id).collect();
+    assert!(slots.len() * 2 > messages.len(), "{} slots for {}", slots.len(), messages.len());
 }
 
 #[tokio::test]
@@ -185,7 +187,8 @@ async fn a_brisk_lane_is_waited_for_rather_than_deferred() {
 
 #[tokio::test]
 async fn a_recipient_that_hangs_does_not_delay_others_of_its_partition() {
-    let world = World::new(&["hangs", "works"]);
+    let mut world = World::new(&["hangs", "works"]);
+    world.lanes = lanes::Settings { max_unfinished: 128, queue: 16, ..world.lanes };
     let recipients =
         Recipients::new(
             |attempt| {
@@ -194,7 +197,7 @@ async fn a_recipient_that_hangs_does_not_delay_others_of_its_partition() {
         );
     let running = [world.deliver(&recipients), world.retry()];
     // More than a partition may hold unfinished.
-    append(&world, 1_500, "hangs").await;
+    append(&world, 300, "hangs").await;
     let begun = Instant::now();
     append(&world, 50, "works").await;
     eventually("the others arrive", async || recipients.at(&subscription("works")).len() == 50).await;
@@ -202,12 +205,12 @@ async fn a_recipient_that_hangs_does_not_delay_others_of_its_partition() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(recipients.most_under_way(&subscription("hangs")), 4);
     recipients.gate.add_permits(10_000);
-    eventually("all arrive", async || recipients.at(&subscription("hangs")).len() >= 1_500).await;
+    eventually("all arrive", async || recipients.at(&subscription("hangs")).len() >= 300).await;
     for stage in running {
         stage.stop().await;
     }
     let messages: HashSet<_> = recipients.at(&subscription("hangs")).into_iter().map(|a| a.message).collect();
-    assert_eq!((recipients.at(&subscription("hangs")).len(), messages.len()), (1_500, 1_500));
+    assert_eq!((recipients.at(&subscription("hangs")).len(), messages.len()), (300, 300));
 }
 
 #[tokio::test]
@@ -405,7 +408,7 @@ async fn a_tier_holds_its_records_for_its_delay_in_order() {
     let recipients = Recipients::new(|_| Reply::Status(200));
     let running = [world.deliver(&recipients), world.retry()];
     let begun = Instant::now();
-    let due = now_ms() + 1_400;
+    let due = now_ms() + 1_900;
     for n in 0..20 {
         let delivery = DeliveryRecord { due_time_ms: due, ..delivery(&numbered(n), "a") };
         world.append(Topic::Deliveries, &delivery).await;
@@ -416,12 +419,11 @@ async fn a_tier_holds_its_records_for_its_delay_in_order() {
     }
     let waits: HashMap<_, _> = recipients.arrivals().into_iter().map(|a| (a.message, a.at - begun)).collect();
     for (message, waited) in waits {
-        assert!(waited >= ms(1_390) && waited < ms(2_400), "{message} after {waited:?}");
+        assert!(waited >= ms(1_890) && waited < ms(2_900), "{message} after {waited:?}");
     }
-    // 1,400 ms: through the tier of 1 s, then that of 300 ms.
-    let tiers = [world.records(Topic::Retries(2)).await.len(), world.records(Topic::Retries(1)).await.len()];
-    assert_eq!(tiers, [20, 20]);
-    let order: Vec<_> = world.deliveries(Topic::Retries(1)).await.into_iter().map(|d| d.message_id).collect();
+    // 1,900 ms: through the tier of 1 s, then that of 300 ms, perhaps more than once.
+    assert_eq!(world.records(Topic::Retries(2)).await.len(), 20);
+    let order: Vec<_> = world.deliveries(Topic::Retries(1)).await.into_iter().map(|d| d.message_id).take(20).collect();
     assert_eq!(order, (0..20).map(numbered).collect::<Vec<_>>());
 }
 

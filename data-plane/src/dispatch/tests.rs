@@ -54,7 +54,7 @@ async fn a_fan_out_to_a_thousand_lets_others_through() {
     let world = World::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     world.publish(message("first")).await;
     world.publish(message("second")).await;
-    let running = world.dispatch_with(Settings { chunk: 100, ..Settings::default() });
+    let running = world.dispatch_with(Settings { chunk: 100, max_appends: 100, ..Settings::default() });
     eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
     running.stop().await;
     let deliveries = world.deliveries(Topic::Deliveries).await;
