@@ -2,7 +2,7 @@
 //!
 //! * [`Settings`]: how to reach it · [`topics`]: making and checking the topics
 //! * `producer`: appends · `reader`: reads without a group
-//! * `member`: which partitions are ours and what is committed of them · `fetcher`: reading those
+//! * `member`: which partitions are ours · `fetcher`: reads them · `committer`: commits what is finished of them
 //! * `context`: what librdkafka says of itself
 
 use std::sync::Arc;
@@ -18,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::offsets::Committed;
 use crate::{Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, Pending, Record, Topic};
+use committer::Committer;
 use context::{Names, Voice};
 use fetcher::Fetcher;
 use member::{Group, Member, State};
 use producer::Producer;
 use reader::{Readers, spawn};
 
+mod committer;
 mod config;
 mod context;
 mod fetcher;
@@ -156,6 +158,7 @@ impl Log for KafkaLog {
             .set("queued.min.messages", "1");
         let consumer: BaseConsumer<Group> =
             config.create_with_context(Group::new(self.names.clone())).map_err(|error| unavailable(&error))?;
+        let consumer = Arc::new(consumer);
         let topics: Vec<_> = topics.iter().map(|topic| self.names.name(*topic)).collect();
         consumer.subscribe(&topics).map_err(|error| unavailable(&error))?;
 
@@ -163,13 +166,25 @@ impl Log for KafkaLog {
         let (vanish, vanished) = std::sync::mpsc::channel();
         let fetcher = Fetcher::new(fetching, self.names.clone(), wished, vanish, self.lost_records.clone());
         let fetcher = spawn("hookwire-log-fetch", move || fetcher.run())?;
+        let (commits, to_commit) = std::sync::mpsc::channel();
+        let (outcome, outcomes) = std::sync::mpsc::channel();
+        let committer = Committer {
+            consumer: consumer.clone(),
+            names: self.names.clone(),
+            fresh_for: self.settings.session_timeout / 2,
+            commits: to_commit,
+            outcomes: outcome,
+        };
+        let committer = spawn("hookwire-log-commit", move || committer.run())?;
         let (assigned, assignments) = mpsc::unbounded_channel();
         let (leave, left) = (CancellationToken::new(), CancellationToken::new());
         let member = Member {
             consumer,
             names: self.names.clone(),
             options,
-            fresh_for: self.settings.session_timeout / 2,
+            commits,
+            outcomes,
+            committer,
             wishes,
             vanished,
             fetcher,
