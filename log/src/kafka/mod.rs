@@ -5,8 +5,8 @@
 //! * `member`: which partitions are ours · `fetcher`: reads them · `committer`: commits what is finished of them
 //! * `context`: what librdkafka says of itself
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,6 +46,9 @@ pub struct KafkaLog {
     /// Where the next check writes: another partition each time.
     checked: AtomicI32,
     lost_records: Arc<AtomicU64>,
+    closing: CancellationToken,
+    /// The ends of all memberships.
+    left: Mutex<Vec<CancellationToken>>,
 }
 
 impl std::fmt::Debug for KafkaLog {
@@ -77,6 +80,8 @@ impl KafkaLog {
             readers,
             checked: AtomicI32::new(0),
             lost_records: Arc::default(),
+            closing: CancellationToken::new(),
+            left: Mutex::default(),
         }))
     }
 
@@ -145,6 +150,9 @@ impl Log for KafkaLog {
 
     fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
         self.settings.validate_drain(options.drain_timeout)?;
+        if self.closing.is_cancelled() {
+            return Err(Error::Unavailable { detail: "it is closed".into() });
+        }
         let group = self.group(group);
         let mut config = self.settings.consumer(&group)?;
         // Without the group: partitions are assigned by us. See the module.
@@ -177,7 +185,7 @@ impl Log for KafkaLog {
         };
         let committer = spawn("hookwire-log-commit", move || committer.run())?;
         let (assigned, assignments) = mpsc::unbounded_channel();
-        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let (leave, left) = (self.closing.child_token(), CancellationToken::new());
         let member = Member {
             consumer,
             names: self.names.clone(),
@@ -198,6 +206,9 @@ impl Log for KafkaLog {
             member.run();
             drop(gone);
         })?;
+        let mut memberships = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        memberships.retain(|left| !left.is_cancelled());
+        memberships.push(left.clone());
         Ok(Consumer::new(assignments, leave, left))
     }
 
@@ -210,6 +221,11 @@ impl Log for KafkaLog {
     }
 
     async fn close(&self) {
+        self.closing.cancel();
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        for left in left {
+            left.cancelled().await;
+        }
         // librdkafka has answered every append by then, one way or the other.
         let timeout = self.settings.delivery_timeout + Duration::from_secs(1);
         let producer = self.producer.clone();
