@@ -98,7 +98,8 @@ impl KafkaLog {
         if (0..self.layout.partitions(topic)).contains(&partition) {
             return Ok((topic, partition));
         }
-        Err(Error::Unavailable { detail: format!("{} has no partition {partition}", self.names.name(topic)) })
+        let detail = format!("it has no partition {partition} in this layout");
+        Err(Error::Refused { topic: self.names.name(topic).to_owned(), detail })
     }
 }
 
@@ -109,7 +110,10 @@ impl Log for KafkaLog {
     }
 
     fn append(&self, record: NewRecord) -> Pending {
-        self.producer.append(&record)
+        match self.place(record.topic, record.partition) {
+            Ok(_) => self.producer.append(&record),
+            Err(error) => Pending::failed(error),
+        }
     }
 
     async fn read(
