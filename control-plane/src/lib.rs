@@ -5,7 +5,7 @@
 //! * [`store`]: row, revision and change set in one transaction, on SQLite or PostgreSQL
 //! * [`push`]: revisions → a snapshot and changes → every connected node
 //! * `ops`: probes
-//! * [`mod@config`]: settings
+//! * `config`: settings
 //!
 //! [`ControlPlane`] wires them. Any number of control planes may run over one store.
 #![cfg_attr(test, allow(clippy::unwrap_used))]

@@ -10,8 +10,10 @@
 //!
 //! * [`cache`]: the configuration: a stream from the control plane, kept as immutable snapshots
 //! * [`auth`], [`publish`]: who calls; validates and appends messages
-//! * [`deliver`]: makes an attempt, one HTTP request, which [`sign`] signs
-//! * [`outcome`], [`retry`]: what comes of it, and when there is another
+//! * [`dispatch`]: a message becomes a delivery for each subscription that matches
+//! * [`deliver`]: lanes decide whether and when; then an attempt, one HTTP request, which [`sign`] signs
+//! * [`outcome`], [`retry`]: what comes of it, and when there is another; [`attempts`]: its record
+//! * [`stage`]: a stage is a task for each partition that its consumer group gives it
 //! * [`trace`]: `traceparent` from the publish call to the request
 //! * [`error`]: what callers are told
 //! * [`ops`]: `/livez` and `/readyz`
@@ -31,10 +33,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod attempts;
 pub mod auth;
 pub mod cache;
 pub mod config;
+mod dead_letter;
 pub mod deliver;
+pub mod dispatch;
 pub mod error;
 pub mod ops;
 pub mod outcome;
@@ -43,6 +48,9 @@ pub mod publish;
 pub mod retry;
 mod server;
 pub mod sign;
+pub mod stage;
+#[cfg(test)]
+mod support;
 pub mod trace;
 
 pub use config::Settings;

@@ -45,8 +45,11 @@ impl Consumer {
     }
 
     /// Leaves: all partitions are revoked, drained and committed. Ready when the group knows.
-    pub async fn leave(self) {
+    pub async fn leave(mut self) {
         self.leave.cancel();
+        // What was assigned and not received yet is let go here: nobody else can.
+        self.assigned.close();
+        while self.assigned.recv().await.is_some() {}
         self.left.cancelled().await;
     }
 }
@@ -225,6 +228,20 @@ impl Feed {
             || self.shared.buffered_bytes.load(Ordering::SeqCst) >= (self.max_bytes / divisor).max(1)
     }
 
+    /// Whether the stage has taken all that was handed over.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.buffered_records.load(Ordering::SeqCst) == 0
+    }
+
+    /// The log no longer has what is below this offset, and nobody waits for it. Only when [`Feed::is_empty`]: what is
+    /// handed over must be above.
+    pub(crate) fn skip_to(&self, offset: Offset) {
+        let mut offsets = self.shared.offsets();
+        // As if the last record of the gap had been there and was finished.
+        offsets.begin(offset - 1);
+        offsets.finish(offset - 1);
+    }
+
     /// What may be committed now.
     pub(crate) fn committable(&self) -> Committed {
         self.shared.offsets().committable()
@@ -243,6 +260,7 @@ impl Feed {
     }
 
     /// Whether the stage has dropped the partition.
+    #[allow(dead_code, reason = "one of the two logs waits instead")]
     pub(crate) fn is_drained(&self) -> bool {
         self.shared.drained.is_cancelled()
     }
@@ -278,12 +296,14 @@ impl Shared {
 
     /// A record has left the buffer; whether it is to be worked on.
     fn took(&self, record: &Record) -> bool {
+        // Before it leaves the buffer: once that is empty, all that was in it has begun.
+        let is_begun = self.offsets().begin(record.offset);
         self.buffered_records.fetch_sub(1, Ordering::SeqCst);
         self.buffered_bytes.fetch_sub(record.value.len(), Ordering::SeqCst);
         if self.waits_for_room.load(Ordering::SeqCst) {
             self.took.notify_one();
         }
-        self.offsets().begin(record.offset)
+        is_begun
     }
 
     fn may_begin(&self) -> bool {

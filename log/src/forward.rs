@@ -3,6 +3,8 @@
 //! A stage may finish an offset only when its successor is durable. While the log is unavailable that means: try again, for
 //! as long as it takes. A record that the log will never take goes to `quarantine`, and the offset is finished.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hookwire_proto::log::{Place, QuarantineReason, QuarantineRecord};
@@ -28,6 +30,26 @@ pub async fn append(log: &dyn Log, record: NewRecord) -> Result<Appended, Error>
                 tracing::warn!(topic = log.layout().name(record.topic), %error, "append failed, trying again");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(MAX_WAIT);
+            }
+        }
+    }
+}
+
+/// The same, but the first try is made before this returns: records are in the log in the order of the calls, unless the
+/// log was unavailable in between.
+///
+/// # Errors
+/// [`Error::Refused`], as [`append`].
+pub fn begin(log: &Arc<dyn Log>, record: NewRecord) -> impl Future<Output = Result<Appended, Error>> + Send + use<> {
+    let first = log.append(record.clone());
+    let log = log.clone();
+    async move {
+        match first.await {
+            result @ (Ok(_) | Err(Error::Refused { .. })) => result,
+            Err(error) => {
+                tracing::warn!(topic = log.layout().name(record.topic), %error, "append failed, trying again");
+                tokio::time::sleep(FIRST_WAIT).await;
+                append(&*log, record).await
             }
         }
     }

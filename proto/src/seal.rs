@@ -1,7 +1,8 @@
 //! Sealed secrets: AES-256-GCM (NIST SP 800-38D) under a master key that both planes are given and nobody stores.
 //!
 //! The control plane seals before it writes; nodes open at use. Associated data is the resource name, so that a sealed
-//! value moved to another row does not open.
+//! value moved to another row does not open. For a signing secret that is the secret's name, and what is sealed are the
+//! decoded bytes of its `whsec_` text; for the value of a pre-shared key it is the subscription's name and `/sharedKey`.
 
 use std::collections::HashMap;
 use std::fmt;

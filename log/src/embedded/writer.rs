@@ -251,24 +251,28 @@ fn remove(inner: &Inner, entries: &mut Batch<'_>, removal: &Removal) {
     }
 }
 
+/// What was acknowledged can be read: consumers are shown the records first.
 fn acknowledge(inner: &Inner, batch: Vec<Work>, written: Vec<Record>) {
-    let mut places = written.iter();
-    for work in batch {
-        match work {
-            Work::Append(_, done) => {
-                let record = places.next().expect("each append of the batch was written");
-                let Record { partition, offset, time_ms, .. } = *record;
-                let _ = done.send(Ok(Appended { partition, offset, time_ms }));
-            }
-            Work::Commit(_, done) | Work::Remove(_, done) | Work::Check(done) => drop(done.send(Ok(()))),
-        }
-    }
+    let appended: Vec<_> = written
+        .iter()
+        .map(|record| Appended { partition: record.partition, offset: record.offset, time_ms: record.time_ms })
+        .collect();
     let mut fresh: HashMap<Place, Vec<Record>> = HashMap::new();
     for record in written {
         fresh.entry((record.topic, record.partition)).or_default().push(record);
     }
     for (place, records) in fresh {
         inner.heads.at(place).extend(records);
+    }
+    let mut appended = appended.into_iter();
+    for work in batch {
+        match work {
+            Work::Append(_, done) => {
+                let appended = appended.next().expect("each append of the batch was written");
+                let _ = done.send(Ok(appended));
+            }
+            Work::Commit(_, done) | Work::Remove(_, done) | Work::Check(done) => drop(done.send(Ok(()))),
+        }
     }
 }
 

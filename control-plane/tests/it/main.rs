@@ -1,0 +1,9 @@
+//! The control plane from outside: its store, its services over gRPC, and how it starts and stops. Each test runs on SQLite,
+//! and on PostgreSQL where `HOOKWIRE_TEST_POSTGRES` is the URL of a superuser's database.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod bad_input;
+mod services;
+mod serving;
+mod store;
+mod support;

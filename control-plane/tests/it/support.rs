@@ -1,0 +1,264 @@
+//! A fresh database and a control plane for each test.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use hookwire_control_plane::config::Settings;
+use hookwire_control_plane::store::{Store, StoreSettings};
+use hookwire_control_plane::{ControlPlane, Error, Listeners};
+use hookwire_proto::seal::MasterKeys;
+use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
+use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
+use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
+use hookwire_proto::v1::tenant_service_client::TenantServiceClient;
+use hookwire_proto::v1::{
+    ApiKey, CreateApiKeyRequest, CreateEventTypeRequest, CreateSubscriptionRequest, CreateTenantRequest, Subscription,
+    Tenant, api_key::Role,
+};
+use sea_orm::ConnectionTrait as _;
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt as _;
+use url::Url;
+
+/// Runs each test body on both databases, as tests of their own.
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test($crate::support::Database::sqlite()).await;
+                }
+            )+
+        }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    if let Some(database) = $crate::support::Database::postgres().await {
+                        let url = database.url.clone();
+                        super::$test(database).await;
+                        $crate::support::drop_postgres(&url).await;
+                    }
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// The key that every test's control plane begins with.
+pub const ADMIN_KEY: &str = "hwk_bootstrap_0123456789abcdef0123456789abcdef";
+
+/// An empty database of this test's own.
+pub struct Database {
+    pub url: String,
+    pub master_keys: String,
+    directory: TempDir,
+}
+
+impl Database {
+    pub fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/store.db?mode=rwc", directory.path().display());
+        Self { url, master_keys: MasterKeys::generate().to_string(), directory }
+    }
+
+    /// `None` where there is no server to test with.
+    pub async fn postgres() -> Option<Self> {
+        let Ok(server) = std::env::var("HOOKWIRE_TEST_POSTGRES") else {
+            #[allow(clippy::print_stderr, reason = "whoever runs the tests should know")]
+            {
+                eprintln!("not run: HOOKWIRE_TEST_POSTGRES is not set");
+            }
+            return None;
+        };
+        let name = format!("control_{}", uuid::Uuid::new_v4().simple());
+        execute(&server, &format!("CREATE DATABASE {name}")).await;
+        let mut url = Url::parse(&server).unwrap();
+        url.set_path(&name);
+        Some(Self { url: url.into(), ..Self::sqlite() })
+    }
+
+    pub fn settings(&self) -> StoreSettings {
+        StoreSettings { url: self.url.clone(), max_connections: 4, ..Default::default() }
+    }
+
+    pub fn keys(&self) -> Arc<MasterKeys> {
+        Arc::new(MasterKeys::parse(&self.master_keys).unwrap())
+    }
+
+    pub async fn store(&self) -> Store {
+        self.store_with(self.settings()).await
+    }
+
+    pub async fn store_with(&self, settings: StoreSettings) -> Store {
+        Store::open(&settings, self.keys()).await.unwrap()
+    }
+
+    /// Settings of a control plane over this database, on free ports of the loopback.
+    pub fn control_plane(&self) -> Settings {
+        let key_file = self.directory.path().join("admin-key");
+        std::fs::write(&key_file, ADMIN_KEY).unwrap();
+        let mut settings = Settings::default();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        (settings.api.listen, settings.push.listen, settings.ops.listen) = (any, any, any);
+        settings.api.bootstrap_admin_key_file = Some(key_file);
+        settings.store = self.settings();
+        settings.secrets.master_keys = Some(self.master_keys.clone().into());
+        settings
+    }
+}
+
+/// Deletes a test's database, whoever is still connected. That of a test that failed stays, to be looked at.
+pub async fn drop_postgres(url: &str) {
+    let server = std::env::var("HOOKWIRE_TEST_POSTGRES").unwrap();
+    let name = Url::parse(url).unwrap().path().trim_start_matches('/').to_owned();
+    execute(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+}
+
+async fn execute(server: &str, sql: &str) {
+    let options = PgConnectOptions::from_str(server).unwrap();
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let connection = sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
+    connection.execute_unprepared(sql).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// A control plane that runs in this process, and stops with this.
+pub struct Plane {
+    pub api: SocketAddr,
+    pub push: SocketAddr,
+    pub ops: SocketAddr,
+    pub shutdown: CancellationToken,
+    pub served: JoinHandle<Result<(), Error>>,
+    pub store: Store,
+    _stop: DropGuard,
+}
+
+pub async fn start(settings: Settings) -> Plane {
+    let listeners = Listeners::bind(&settings).await.unwrap();
+    let address = |listener: &tokio::net::TcpListener| listener.local_addr().unwrap();
+    let (api, push, ops) = (address(&listeners.api), address(&listeners.push), address(&listeners.ops));
+    let plane = ControlPlane::open(settings).await.unwrap();
+    let store = plane.store().clone();
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn(plane.serve(listeners, shutdown.clone()));
+    Plane { api, push, ops, served, store, _stop: shutdown.clone().drop_guard(), shutdown }
+}
+
+impl Plane {
+    pub async fn client(&self, key: &str) -> Client {
+        let channel = Channel::from_shared(format!("http://{}", self.api)).unwrap().connect().await.unwrap();
+        Client::new(channel, key)
+    }
+
+    pub async fn admin(&self) -> Client {
+        self.client(ADMIN_KEY).await
+    }
+}
+
+/// Sends the key with each call.
+#[derive(Clone)]
+pub struct WithKey(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for WithKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("authorization", key.clone());
+        }
+        Ok(request)
+    }
+}
+
+type Authorized = InterceptedService<Channel, WithKey>;
+
+/// Clients of all services with one key.
+#[derive(Clone)]
+pub struct Client {
+    pub tenants: TenantServiceClient<Authorized>,
+    pub event_types: EventTypeServiceClient<Authorized>,
+    pub subscriptions: SubscriptionServiceClient<Authorized>,
+    pub api_keys: ApiKeyServiceClient<Authorized>,
+}
+
+impl Client {
+    /// An empty key sends none.
+    pub fn new(channel: Channel, key: &str) -> Self {
+        let with_key = WithKey((!key.is_empty()).then(|| format!("Bearer {key}").parse().unwrap()));
+        Self {
+            tenants: TenantServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            event_types: EventTypeServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            subscriptions: SubscriptionServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            api_keys: ApiKeyServiceClient::with_interceptor(channel, with_key),
+        }
+    }
+
+    pub async fn create_tenant(&mut self, id: &str) -> Tenant {
+        let request = CreateTenantRequest { tenant_id: id.into(), tenant: Some(Tenant::default()) };
+        self.tenants.create_tenant(request).await.unwrap().into_inner()
+    }
+
+    pub async fn create_event_type(&mut self, tenant: &str, event_type: &str) {
+        let request = CreateEventTypeRequest {
+            parent: format!("tenants/{tenant}"),
+            event_type_id: event_type.into(),
+            event_type: None,
+        };
+        self.event_types.create_event_type(request).await.unwrap();
+    }
+
+    pub async fn create_subscription(&mut self, tenant: &str, id: &str) -> Subscription {
+        self.subscriptions.create_subscription(new_subscription(tenant, id)).await.unwrap().into_inner()
+    }
+
+    pub async fn create_api_key(&mut self, role: Role, tenant: &str) -> ApiKey {
+        let tenant = if tenant.is_empty() { String::new() } else { format!("tenants/{tenant}") };
+        let api_key = Some(ApiKey { role: role.into(), tenant, ..Default::default() });
+        self.api_keys.create_api_key(CreateApiKeyRequest { api_key }).await.unwrap().into_inner()
+    }
+}
+
+/// A valid request.
+pub fn new_subscription(tenant: &str, id: &str) -> CreateSubscriptionRequest {
+    CreateSubscriptionRequest {
+        parent: format!("tenants/{tenant}"),
+        subscription_id: id.into(),
+        subscription: Some(Subscription {
+            url: "https://example.com/hooks".into(),
+            event_types: vec!["*".into()],
+            ..Default::default()
+        }),
+    }
+}
+
+/// A refusal: its code, reason and the fields that are wrong, after checking what every refusal must have.
+pub fn refusal<T: std::fmt::Debug>(result: Result<Response<T>, Status>) -> (Code, String, BTreeSet<String>) {
+    let status = result.expect_err("a refusal");
+    let info = status.get_details_error_info().expect("ErrorInfo");
+    assert_eq!(info.domain, "hookwire");
+    assert!(!status.message().is_empty());
+    let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+    assert!(violations.iter().all(|violation| !violation.description.is_empty()));
+    (status.code(), info.reason, violations.into_iter().map(|violation| violation.field).collect())
+}
+
+/// What [`refusal`] gives for wrong fields.
+pub fn invalid<const N: usize>(fields: [&str; N]) -> (Code, String, BTreeSet<String>) {
+    (Code::InvalidArgument, "INVALID_ARGUMENT".into(), fields.map(Into::into).into())
+}
+
+/// What [`refusal`] gives for other refusals.
+pub fn refused(code: Code, reason: &str) -> (Code, String, BTreeSet<String>) {
+    (code, reason.into(), BTreeSet::new())
+}

@@ -1,0 +1,157 @@
+//! Attempts, and messages as dispatch saw them, into `attempts`: in one batch for each tenant, since the log's cost is by
+//! the record.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use hookwire_log::{Log, codec, forward};
+use hookwire_proto::log::{AttemptBatch, AttemptRecord, MessageIndexRecord};
+use hookwire_proto::name;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+/// How long the first record of a batch waits for others.
+const LINGER: Duration = Duration::from_millis(5);
+/// A batch of so many records waits no longer.
+const MAX_RECORDS: usize = 500;
+/// A batch of so many bytes waits no longer. Far below the log's limit: the last record may exceed it.
+const MAX_BYTES: usize = 64 * 1024;
+/// Records that wait to be put into a batch; whoever has more waits.
+const BUFFERED: usize = 1_024;
+
+/// The collector is gone: nothing can be recorded, and nothing that depends on it may be finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("attempts are no longer recorded")]
+pub struct Closed;
+
+/// Where attempts and messages are recorded. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Sender(mpsc::Sender<Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    tenant: String,
+    what: What,
+    durable: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+enum What {
+    Attempt(Box<AttemptRecord>),
+    Message(MessageIndexRecord),
+}
+
+impl Sender {
+    /// Records an attempt. Ready when it is durable, however long the log is unavailable.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn attempt(&self, attempt: AttemptRecord) -> Result<(), Closed> {
+        let tenant = name::tenant_of(&attempt.subscription).unwrap_or_default().to_owned();
+        self.send(tenant, What::Attempt(Box::new(attempt))).await
+    }
+
+    /// Records a message and how many subscriptions it matched. Ready when it is durable.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn message(&self, message: MessageIndexRecord) -> Result<(), Closed> {
+        self.send(message.tenant.clone(), What::Message(message)).await
+    }
+
+    async fn send(&self, tenant: String, what: What) -> Result<(), Closed> {
+        let (durable, done) = oneshot::channel();
+        self.0.send(Entry { tenant, what, durable }).await.map_err(|_| Closed)?;
+        done.await.map_err(|_| Closed)
+    }
+}
+
+/// A sender, and what collects for it: to be run until it ends, which it does when all senders are gone and everything
+/// is durable.
+pub fn collector(log: Arc<dyn Log>) -> (Sender, impl Future<Output = ()> + Send) {
+    let (sender, receiver) = mpsc::channel(BUFFERED);
+    (Sender(sender), Collector { log, open: HashMap::new(), appends: FuturesUnordered::new() }.run(receiver))
+}
+
+struct Collector {
+    log: Arc<dyn Log>,
+    /// By tenant.
+    open: HashMap<String, Batch>,
+    appends: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+#[derive(Default)]
+struct Batch {
+    records: AttemptBatch,
+    bytes: usize,
+    durable: Vec<oneshot::Sender<()>>,
+}
+
+impl Collector {
+    async fn run(mut self, mut entries: mpsc::Receiver<Entry>) {
+        let mut linger_until = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = self.appends.next() => {}
+                () = sleep_until(linger_until), if !self.open.is_empty() => self.append_all(),
+                entry = entries.recv() => match entry {
+                    Some(entry) => {
+                        if self.open.is_empty() {
+                            linger_until = Instant::now() + LINGER;
+                        }
+                        self.add(entry);
+                    }
+                    None => break,
+                },
+            }
+        }
+        self.append_all();
+        while self.appends.next().await.is_some() {}
+    }
+
+    fn add(&mut self, Entry { tenant, what, durable }: Entry) {
+        let batch = self.open.entry(tenant.clone()).or_default();
+        batch.durable.push(durable);
+        match what {
+            What::Attempt(attempt) => {
+                batch.bytes += attempt.encoded_len();
+                batch.records.attempts.push(*attempt);
+            }
+            What::Message(message) => {
+                batch.bytes += message.encoded_len();
+                batch.records.messages.push(message);
+            }
+        }
+        if (batch.bytes >= MAX_BYTES || batch.durable.len() >= MAX_RECORDS)
+            && let Some(batch) = self.open.remove(&tenant)
+        {
+            self.append(&tenant, batch);
+        }
+    }
+
+    fn append_all(&mut self) {
+        for (tenant, batch) in std::mem::take(&mut self.open) {
+            self.append(&tenant, batch);
+        }
+    }
+
+    fn append(&mut self, tenant: &str, batch: Batch) {
+        let appended = forward::begin(&self.log, codec::attempts(self.log.layout(), tenant, &batch.records));
+        self.appends.push(Box::pin(async move {
+            if let Err(error) = appended.await {
+                // Cannot be: records are bounded where they are made. They are for the index only, and nothing is to stand
+                // still for them.
+                tracing::error!(%error, records = batch.durable.len(), "attempts are refused by the log and lost");
+            }
+            for durable in batch.durable {
+                // Whoever waited may be gone.
+                let _ = durable.send(());
+            }
+        }));
+    }
+}

@@ -1,0 +1,372 @@
+//! A lane: one subscription's queue, its concurrency, its back-off and its virtual clock. Pure: time is passed in, in
+//! milliseconds since 1970, and whoever owns the lane does what it decides.
+//!
+//! * **Concurrency** is what the subscription allows, halved by each sign that the recipient has too much to do, down to a
+//!   single probe, and raised again by successes (AIMD).
+//! * **Back-off**: a recipient who names a time (`retry-after`) gets nothing before it.
+//! * **The clock** (GCRA) books a slot for each delivery that is deferred: one after the other, as far apart as attempts
+//!   lately ended, so that a backlog comes back as fast as it can be worked off, and not all at once again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How much the newest attempt counts in the smoothed duration.
+const NEWEST: f64 = 0.2;
+/// An attempt's duration until one is known.
+const ASSUMED_US: f64 = 100_000.0;
+
+/// What an attempt says about how much its recipient can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// It was taken.
+    Success,
+    /// It failed in a way that says nothing about that.
+    Failure,
+    /// Too much: 429, 502, 503, 504, or no answer in time.
+    SlowDown,
+}
+
+/// One subscription's lane.
+#[derive(Debug)]
+pub struct Lane<T> {
+    queue: VecDeque<T>,
+    under_way: usize,
+    /// Attempts under way at a time, as configured.
+    cap: usize,
+    /// Attempts under way at a time, at present: 1 to `cap`.
+    allowed: f64,
+    /// Attempts that began before this have been answered for: one burst of failures halves once.
+    slowed_at_ms: i64,
+    not_before_ms: i64,
+    /// The last slot that was booked, in microseconds.
+    clock_us: i64,
+    /// Smoothed duration of an attempt in microseconds; `None` until one has ended.
+    duration_us: Option<f64>,
+    last: Option<Signal>,
+}
+
+impl<T> Lane<T> {
+    /// An empty lane of a healthy recipient.
+    pub fn new(cap: usize) -> Self {
+        let cap = cap.max(1);
+        Self {
+            queue: VecDeque::new(),
+            under_way: 0,
+            cap,
+            allowed: as_f64(cap),
+            slowed_at_ms: i64::MIN,
+            not_before_ms: i64::MIN,
+            clock_us: 0,
+            duration_us: None,
+            last: None,
+        }
+    }
+
+    /// Takes over what the subscription says now.
+    pub fn set_cap(&mut self, cap: usize) {
+        let cap = cap.max(1);
+        if cap != self.cap {
+            let full = self.is_at_cap();
+            self.cap = cap;
+            self.allowed = if full { as_f64(cap) } else { self.allowed.min(as_f64(cap)) };
+        }
+    }
+
+    /// What it holds: queued and under way.
+    pub fn len(&self) -> usize {
+        self.queue.len() + self.under_way
+    }
+
+    /// How many wait.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether it holds nothing and remembers nothing that matters.
+    pub fn is_idle(&self, now_ms: i64) -> bool {
+        self.len() == 0 && self.is_at_cap() && !self.is_backing_off(now_ms) && self.clock_us <= us(now_ms)
+    }
+
+    /// Whether nothing may be begun yet because the recipient named a time.
+    pub fn is_backing_off(&self, now_ms: i64) -> bool {
+        now_ms < self.not_before_ms
+    }
+
+    /// Whether the recipient takes what it gets: the last attempt succeeded and nothing is held back.
+    pub fn is_healthy(&self, now_ms: i64) -> bool {
+        self.last == Some(Signal::Success) && self.is_at_cap() && !self.is_backing_off(now_ms)
+    }
+
+    /// How long after each other its attempts end, on the average, when it has enough to do.
+    pub fn interval(&self) -> Duration {
+        Duration::from_micros(self.interval_us().unsigned_abs())
+    }
+
+    /// Queues a delivery.
+    pub fn push(&mut self, item: T) {
+        self.queue.push_back(item);
+    }
+
+    /// The next delivery, for an attempt that begins now: to be answered by [`Lane::ended`] or [`Lane::put_back`].
+    pub fn begin(&mut self, now_ms: i64) -> Option<T> {
+        // Truncated: what is allowed is at least 1.
+        if self.under_way >= self.allowed as usize || self.is_backing_off(now_ms) {
+            return None;
+        }
+        let item = self.queue.pop_front()?;
+        self.under_way += 1;
+        Some(item)
+    }
+
+    /// A delivery for which nothing was begun after all.
+    pub fn put_back(&mut self, item: Option<T>) {
+        self.under_way -= 1;
+        if let Some(item) = item {
+            self.queue.push_front(item);
+        }
+    }
+
+    /// An attempt that began then has ended; `not_before_ms` is when the recipient wants to be asked again.
+    pub fn ended(
+        &mut self,
+        began_ms: i64,
+        now_ms: i64,
+        duration: Duration,
+        signal: Signal,
+        not_before_ms: Option<i64>,
+    ) {
+        self.under_way -= 1;
+        self.last = Some(signal);
+        let newest = (duration.as_secs_f64() * 1e6).max(1.0);
+        self.duration_us = Some(self.duration_us.map_or(newest, |before| before + NEWEST * (newest - before)));
+        match signal {
+            Signal::Success => {
+                let before = self.is_at_cap();
+                self.allowed = (self.allowed + 1.0 / self.allowed).min(as_f64(self.cap));
+                if !before && self.is_at_cap() {
+                    // Recovered: slots that were booked far ahead while it was slow are no measure for what comes now.
+                    self.clock_us = self.clock_us.min(us(now_ms));
+                }
+            }
+            Signal::SlowDown if began_ms >= self.slowed_at_ms => {
+                self.allowed = (self.allowed / 2.0).max(1.0);
+                self.slowed_at_ms = now_ms;
+            }
+            Signal::SlowDown | Signal::Failure => {}
+        }
+        if let Some(not_before_ms) = not_before_ms {
+            self.not_before_ms = self.not_before_ms.max(not_before_ms);
+        }
+    }
+
+    /// Takes out all that wait, to be deferred.
+    pub fn drain(&mut self) -> VecDeque<T> {
+        std::mem::take(&mut self.queue)
+    }
+
+    /// Books the next free slot: later than every slot before it, not before the recipient wants to be asked again, and not
+    /// before `earliest_ms`. In microseconds since 1970, since many fit into a millisecond.
+    pub fn book_us(&mut self, earliest_ms: i64) -> i64 {
+        let next = self.clock_us.saturating_add(self.interval_us());
+        self.clock_us = next.max(us(earliest_ms)).max(us(self.not_before_ms));
+        self.clock_us
+    }
+
+    /// When the recipient wants to be asked again, if that was ever said.
+    pub fn not_before_ms(&self) -> i64 {
+        self.not_before_ms
+    }
+
+    fn is_at_cap(&self) -> bool {
+        self.allowed >= as_f64(self.cap)
+    }
+
+    fn interval_us(&self) -> i64 {
+        // In range: a smoothed duration is that of a request, and at least one is allowed.
+        (self.duration_us.unwrap_or(ASSUMED_US) / self.allowed).max(1.0) as i64
+    }
+}
+
+fn us(ms: i64) -> i64 {
+    ms.saturating_mul(1_000)
+}
+
+fn as_f64(cap: usize) -> f64 {
+    u32::try_from(cap).unwrap_or(u32::MAX).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn begin_all(lane: &mut Lane<u32>, now: i64) -> usize {
+        std::iter::from_fn(|| lane.begin(now)).count()
+    }
+
+    #[test]
+    fn no_more_than_the_cap_begin() {
+        let mut lane = Lane::new(3);
+        (0..10).for_each(|item| lane.push(item));
+        assert_eq!(begin_all(&mut lane, 0), 3);
+        lane.ended(0, 1, MS, Signal::Failure, None);
+        assert_eq!(begin_all(&mut lane, 1), 1);
+    }
+
+    #[test]
+    fn too_much_halves_once_for_a_burst_and_leaves_one_probe() {
+        let mut lane = Lane::new(8);
+        (0..100).for_each(|item| lane.push(item));
+        assert_eq!(begin_all(&mut lane, 0), 8);
+        for _ in 0..8 {
+            lane.ended(0, 10, MS, Signal::SlowDown, None);
+        }
+        assert_eq!(begin_all(&mut lane, 10), 4);
+        for now in [20, 30, 40, 50] {
+            while lane.under_way > 0 {
+                lane.ended(now - 10, now, MS, Signal::SlowDown, None);
+            }
+            begin_all(&mut lane, now);
+        }
+        assert_eq!(lane.under_way, 1);
+    }
+
+    #[test]
+    fn successes_raise_it_again_and_free_the_clock() {
+        let mut lane = Lane::new(4);
+        (0..1_000).for_each(|item| lane.push(item));
+        for now in [1, 2, 3] {
+            lane.begin(now);
+            lane.ended(now, now, MS, Signal::SlowDown, None);
+        }
+        lane.book_us(60_000);
+        let mut now = 10;
+        while !lane.is_healthy(now) {
+            assert!(lane.begin(now).is_some());
+            lane.ended(now, now, MS, Signal::Success, None);
+            now += 1;
+            assert!(now < 100, "it takes about cap² / 2 successes");
+        }
+        assert_eq!(begin_all(&mut lane, now), 4);
+        assert!(lane.book_us(now) < 60_000_000);
+    }
+
+    #[test]
+    fn nothing_begins_before_the_recipient_wants_to_be_asked_again() {
+        let mut lane = Lane::new(2);
+        (0..5).for_each(|item| lane.push(item));
+        lane.begin(0);
+        lane.ended(0, 0, MS, Signal::SlowDown, Some(1_000));
+        assert_eq!(lane.begin(999), None);
+        assert!(lane.book_us(5) >= 1_000_000);
+        assert!(lane.begin(1_000).is_some());
+    }
+
+    #[test]
+    fn slots_are_as_far_apart_as_attempts_end() {
+        let mut lane = Lane::<u32>::new(10);
+        lane.push(1);
+        lane.begin(0);
+        lane.ended(0, 1_000, Duration::from_secs(1), Signal::Success, None);
+        let first = lane.book_us(1_000);
+        assert_eq!(lane.book_us(1_000) - first, 100_000);
+    }
+
+    #[test]
+    fn another_cap_counts_at_once() {
+        let mut lane = Lane::new(2);
+        (0..9).for_each(|item| lane.push(item));
+        lane.set_cap(5);
+        assert_eq!(begin_all(&mut lane, 0), 5);
+        lane.set_cap(1);
+        (0..4).for_each(|_| lane.ended(0, 1, MS, Signal::Success, None));
+        assert_eq!(lane.begin(1), None);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push,
+        Begin,
+        End(Signal, u64, Option<i64>),
+        PutBack,
+        Drain,
+        Book(i64),
+        Cap(usize),
+        Wait(i64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let signal = prop_oneof![Just(Signal::Success), Just(Signal::Failure), Just(Signal::SlowDown)];
+        prop_oneof![
+            3 => Just(Step::Push),
+            4 => Just(Step::Begin),
+            3 => (signal, 0..20_000u64, prop::option::weighted(0.1, 0..10_000i64)).prop_map(|(s, d, a)| Step::End(s, d, a)),
+            1 => Just(Step::PutBack),
+            1 => Just(Step::Drain),
+            2 => (0..100_000i64).prop_map(Step::Book),
+            1 => (0..9usize).prop_map(Step::Cap),
+            2 => (0..5_000i64).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order.
+        #[test]
+        fn a_lane_keeps_its_rules(cap in 1..9usize, steps in prop::collection::vec(step(), 1..300)) {
+            let mut lane = Lane::new(cap);
+            let (mut cap, mut now, mut pushed, mut not_before) = (cap, 1_700_000_000_000i64, 0u32, i64::MIN);
+            let (mut under_way, mut left, mut slot) = (Vec::new(), Vec::new(), i64::MIN);
+            for step in steps {
+                match step {
+                    Step::Push => {
+                        lane.push(pushed);
+                        pushed += 1;
+                    }
+                    Step::Begin => {
+                        if let Some(item) = lane.begin(now) {
+                            under_way.push((item, now));
+                            prop_assert!(under_way.len() <= cap, "over the cap");
+                            prop_assert!(now >= not_before, "asked too early");
+                        } else if lane.queued() > 0 && under_way.is_empty() {
+                            prop_assert!(now < not_before, "a lane with nothing under way always begins a probe");
+                        }
+                    }
+                    Step::End(signal, ms, after) => if let Some((item, began)) = under_way.pop() {
+                        let after = after.map(|ms| now + ms);
+                        let recovering = signal == Signal::Success && !lane.is_at_cap();
+                        lane.ended(began, now, Duration::from_millis(ms), signal, after);
+                        not_before = not_before.max(after.unwrap_or(i64::MIN));
+                        left.push(item);
+                        if recovering && lane.is_at_cap() {
+                            slot = i64::MIN;
+                        }
+                    }
+                    Step::PutBack => if let Some((item, _)) = under_way.pop() {
+                        lane.put_back(Some(item));
+                    }
+                    Step::Drain => left.extend(lane.drain()),
+                    Step::Book(ahead) => {
+                        let next = lane.book_us(now + ahead);
+                        prop_assert!(next > slot, "slots strictly increase");
+                        prop_assert!(next >= us(now + ahead) && next >= us(not_before));
+                        slot = next;
+                    }
+                    Step::Cap(next) => {
+                        cap = next.max(1).max(under_way.len());
+                        lane.set_cap(cap);
+                    }
+                    Step::Wait(ms) => now += ms,
+                }
+                prop_assert_eq!(lane.len(), lane.queued() + under_way.len());
+            }
+            // Every delivery is in exactly one place: queued, under way, or gone.
+            let mut seen = left;
+            seen.extend(under_way.iter().map(|(item, _)| *item));
+            seen.extend(lane.drain());
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..pushed).collect::<Vec<_>>());
+        }
+    }
+}

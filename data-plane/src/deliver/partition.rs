@@ -1,0 +1,527 @@
+//! The owner of a partition of `deliveries`, and of the lanes of its subscriptions: one task, no locks.
+//!
+//! ```text
+//! record → parked (its configuration is not here yet) | dead | later (due in the future) | lane → attempt → settled
+//!                                                             lane is full or backs off → a slot → later
+//! ```
+//!
+//! What is held is bounded, and nothing waits for a recipient: a delivery whose lane has no room is deferred to a retry tier
+//! and its offset is finished. With one exception, for bursts: a lane that works off its queue briskly may be waited for while
+//! the partition is not far behind ([`Settings::max_lag`]), since that costs less than a way through a tier.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, pending};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use hookwire_log::forward::{self, now_ms};
+use hookwire_log::{Finisher, Offset, Partition, Record, codec};
+use hookwire_proto::log::{AttemptError, DeadReason, DeliveryRecord};
+use hookwire_proto::name;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Node;
+use super::attempt::{Attempt, Failure, Finished, RetryAfter};
+use super::lane::{Lane, Signal};
+use super::settle::{self, Settled};
+use crate::cache::snapshot::Subscription;
+use crate::outcome;
+use crate::stage::{next, quarantine_reason, to_ms, until};
+use crate::{dead_letter, retry};
+
+/// A lane whose attempts end closer together than this is brisk.
+const BRISK: Duration = Duration::from_millis(5);
+/// Deliveries that wait for their configuration, at most.
+const MAX_PARKED: usize = 64;
+/// How often an owner that is not fresh looks whether it is again.
+const STALE_WAIT: Duration = Duration::from_millis(50);
+/// Lanes that are kept without a look at which of them are idle.
+const MANY_LANES: usize = 1_024;
+
+/// A delivery and the record that it came in.
+struct Item {
+    record: Record,
+    delivery: DeliveryRecord,
+    /// It has been found to be no repetition.
+    is_first: bool,
+}
+
+/// A lane, and how many of its deliveries wait in [`Owner::soon`].
+struct Entry {
+    lane: Lane<Item>,
+    soon: usize,
+}
+
+/// What came of an attempt's task.
+enum Ended {
+    Finished(Finished),
+    BodyLost,
+    /// The partition was revoked, or is perhaps another's.
+    NotBegun,
+}
+
+/// Owns a partition until it is revoked and what was begun is settled.
+pub(super) async fn own(node: Arc<Node>, partition: Partition) {
+    let owner = Owner {
+        finisher: partition.finisher(),
+        node,
+        lanes: HashMap::new(),
+        sweep_at: MANY_LANES,
+        soon: BTreeMap::new(),
+        parked: Vec::new(),
+        waiting: None,
+        seen: Seen::default(),
+        held: 0,
+        is_stale: false,
+        attempts: JoinSet::new(),
+        settling: FuturesUnordered::new(),
+        revoked: CancellationToken::new(),
+    };
+    owner.run(partition).await;
+}
+
+struct Owner {
+    node: Arc<Node>,
+    finisher: Finisher,
+    /// By subscription.
+    lanes: HashMap<Arc<str>, Entry>,
+    sweep_at: usize,
+    /// By the time at which they are looked at again, less than the smallest tier ahead.
+    soon: BTreeMap<(i64, Offset), Item>,
+    /// They wait for a configuration with their revision.
+    parked: Vec<Item>,
+    /// It waits for room in a brisk lane, and the partition with it.
+    waiting: Option<Item>,
+    seen: Seen,
+    /// Deliveries in any of the above, or under way.
+    held: usize,
+    /// Something could have begun, but the partition may be another's.
+    is_stale: bool,
+    attempts: JoinSet<(Item, String, Ended)>,
+    /// Successors and attempt records that are appended and not acknowledged.
+    settling: FuturesUnordered<BoxFuture<'static, ()>>,
+    revoked: CancellationToken,
+}
+
+impl Owner {
+    async fn run(mut self, mut partition: Partition) {
+        let node = self.node.clone();
+        loop {
+            // The second bound is reached only while the log is slow: what is held stays below it (see `has_room`).
+            let unfinished = self.held + self.settling.len();
+            let reading = self.waiting.is_none() && unfinished < node.settings.max_unfinished;
+            let wake = self.wake();
+            let awaited = self.parked.iter().map(|item| item.delivery.revision).min();
+            let configured = async {
+                match awaited {
+                    Some(revision) => node.config.reached(revision).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(ended) = self.attempts.join_next() => {
+                    let (item, id, ended) = ended.expect("its panics are caught, and nobody aborts it");
+                    self.on_ended(item, &id, ended);
+                }
+                Some(()) = self.settling.next() => {}
+                () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => self.on_timer(),
+                Some(_) = configured => {
+                    let parked = std::mem::take(&mut self.parked);
+                    parked.into_iter().for_each(|item| self.route(item));
+                }
+                record = next(&mut partition, reading) => match record {
+                    Some(record) => self.take(record),
+                    None => break,
+                },
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Revoked: what was begun ends and is settled; the rest is the next owner's.
+    async fn drain(mut self) {
+        self.revoked.cancel();
+        loop {
+            tokio::select! {
+                Some(ended) = self.attempts.join_next() => {
+                    let (item, id, ended) = ended.expect("its panics are caught, and nobody aborts it");
+                    if let Ended::Finished(finished) = ended {
+                        self.settle_attempt(item, &id, &finished);
+                    }
+                }
+                Some(()) = self.settling.next() => {}
+                else => break,
+            }
+        }
+    }
+
+    fn take(&mut self, record: Record) {
+        match codec::decode_delivery(&record) {
+            Ok(delivery) => {
+                self.held += 1;
+                self.route(Item { record, delivery, is_first: false });
+            }
+            Err(error) => {
+                let (node, finisher) = (self.node.clone(), self.finisher.clone());
+                self.settling.push(Box::pin(async move {
+                    forward::quarantine(&*node.log, &record, quarantine_reason(&error), &error.to_string()).await;
+                    finisher.finish(record.offset);
+                }));
+            }
+        }
+    }
+
+    /// Decides where a delivery goes now. Each goes exactly one way.
+    fn route(&mut self, item: Item) {
+        let (now, due) = (now_ms(), item.delivery.due_time_ms);
+        let Some(snapshot) =
+            self.node.config.current().filter(|snapshot| snapshot.revision() >= item.delivery.revision)
+        else {
+            return self.park(item);
+        };
+        let Some(subscription) = snapshot.subscription(&item.delivery.subscription) else {
+            return self.dead(item, DeadReason::Deleted);
+        };
+        if now > item.delivery.deadline_ms {
+            return self.dead(item, DeadReason::Expired);
+        }
+        let has_room = self.has_room(subscription, now);
+        let lane = &self.lanes[&subscription.name].lane;
+        if lane.is_backing_off(now) {
+            return if due > now { self.later(item, due) } else { self.defer(item) };
+        }
+        // A slot says when a lane expected to have room; where it has room before, the slot is not waited for.
+        let is_slot = item.delivery.deferrals > 0 && lane.is_healthy(now);
+        if due > now && !(is_slot && has_room) {
+            return self.later(item, due);
+        }
+        if has_room {
+            return self.enter(item, &subscription.name);
+        }
+        let lag = until(now, item.record.time_ms);
+        if self.waiting.is_none()
+            && lane.is_healthy(now)
+            && lane.interval() <= BRISK
+            && lag < self.node.settings.max_lag
+        {
+            self.waiting = Some(item);
+            return;
+        }
+        self.defer(item);
+    }
+
+    /// Whether a subscription's lane, which is made if there is none, takes one more. What a lane may hold shrinks with
+    /// what is left of the partition's bound, so that a few slow lanes can't take all of it.
+    fn has_room(&mut self, subscription: &Subscription, now: i64) -> bool {
+        let cap = subscription.max_concurrency.unwrap_or(self.node.concurrency);
+        if !self.lanes.contains_key(&subscription.name) {
+            if self.lanes.len() >= self.sweep_at {
+                self.lanes.retain(|_, entry| entry.soon > 0 || !entry.lane.is_idle(now));
+                self.sweep_at = MANY_LANES.max(self.lanes.len() * 2);
+            }
+            self.lanes.insert(subscription.name.clone(), Entry { lane: Lane::new(cap), soon: 0 });
+        }
+        let lane = &mut self.lanes.get_mut(&subscription.name).expect("made if there was none").lane;
+        lane.set_cap(cap);
+        let left = self.node.settings.max_held().saturating_sub(self.held);
+        lane.queued() < self.node.settings.queue && (lane.len() < left / 2 || (lane.len() == 0 && left > 0))
+    }
+
+    fn park(&mut self, item: Item) {
+        if self.parked.len() < MAX_PARKED {
+            self.parked.push(item);
+        } else {
+            let due = item.delivery.due_time_ms;
+            self.append_unchanged(item, due);
+        }
+    }
+
+    /// A delivery whose time has not come.
+    fn later(&mut self, item: Item, at: i64) {
+        let is_soon = self.node.log.layout().tier(until(at, now_ms())).is_none();
+        if is_soon && self.soon_has_room(&item) {
+            self.wait_soon(item, at);
+        } else {
+            self.append_unchanged(item, at);
+        }
+    }
+
+    fn append_unchanged(&mut self, item: Item, due: i64) {
+        let layout = self.node.log.layout();
+        let tier = layout.tier(until(due, now_ms())).unwrap_or(retry::SMALLEST);
+        let successor = codec::delivery(layout, tier, &item.delivery);
+        self.settle(item, Settled { successor: Some(successor), attempt: None });
+    }
+
+    fn soon_has_room(&self, item: &Item) -> bool {
+        let of_lane = self.lanes.get(item.delivery.subscription.as_str()).map_or(0, |entry| entry.soon);
+        of_lane < self.node.settings.queue && self.soon.len() < self.node.settings.max_held() / 2
+    }
+
+    fn wait_soon(&mut self, item: Item, at: i64) {
+        if let Some(entry) = self.lanes.get_mut(item.delivery.subscription.as_str()) {
+            entry.soon += 1;
+        }
+        self.soon.insert((at, item.record.offset), item);
+    }
+
+    /// A delivery that is due, and for which its lane has no room: gets the lane's next slot.
+    fn defer(&mut self, mut item: Item) {
+        if !self.is_first(&mut item) {
+            return;
+        }
+        let now = now_ms();
+        let settings = &self.node.settings;
+        let lane = &mut self.lanes.get_mut(item.delivery.subscription.as_str()).expect("routed there").lane;
+        let farthest = now.saturating_add(ms(settings.max_deferral)).max(lane.not_before_ms());
+        // After now, or it would be looked at again at once.
+        let slot = (lane.book_us(now + 1) / 1_000).min(farthest);
+        let smallest = ms(self.node.log.layout().delay(retry::SMALLEST));
+        if slot < now + smallest && self.soon_has_room(&item) {
+            return self.wait_soon(item, slot);
+        }
+        let due_time_ms = slot.max(now + smallest);
+        let layout = self.node.log.layout();
+        let deferrals = item.delivery.deferrals.saturating_add(1);
+        let delivery = DeliveryRecord { due_time_ms, deferrals, ..item.delivery.clone() };
+        let successor = codec::delivery(layout, retry::topic(layout, due_time_ms, now), &delivery);
+        self.settle(item, Settled { successor: Some(successor), attempt: None });
+    }
+
+    fn dead(&mut self, mut item: Item, reason: DeadReason) {
+        if !self.is_first(&mut item) {
+            return;
+        }
+        let successor = dead_letter::record(self.node.log.layout(), item.delivery.clone(), reason, now_ms());
+        self.settle(item, Settled { successor: Some(successor), attempt: None });
+    }
+
+    /// Whether this owner has not seen this step of the delivery before; a repetition is over with that.
+    fn is_first(&mut self, item: &mut Item) -> bool {
+        item.is_first = item.is_first || self.seen.is_new(&item.delivery);
+        if !item.is_first {
+            tracing::debug!(
+                delivery = item.delivery.delivery_id,
+                attempt = item.delivery.attempt,
+                "repetition dropped"
+            );
+            self.held -= 1;
+            self.finisher.finish(item.record.offset);
+        }
+        item.is_first
+    }
+
+    fn enter(&mut self, mut item: Item, name: &str) {
+        if self.is_first(&mut item) {
+            self.lane(name).push(item);
+            self.begin(name);
+        }
+    }
+
+    fn lane(&mut self, name: &str) -> &mut Lane<Item> {
+        &mut self.lanes.get_mut(name).expect("a lane that holds something is not dropped").lane
+    }
+
+    /// Begins what a lane allows.
+    fn begin(&mut self, name: &str) {
+        loop {
+            if !self.finisher.may_begin() {
+                self.is_stale |= self.lane(name).queued() > 0;
+                return;
+            }
+            let now = now_ms();
+            let Some(item) = self.lane(name).begin(now) else { return };
+            let subscription = self.node.config.current().and_then(|snapshot| snapshot.subscription(name).cloned());
+            match subscription {
+                Some(subscription) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
+                subscription => {
+                    self.lane(name).put_back(None);
+                    self.dead(item, subscription.map_or(DeadReason::Deleted, |_| DeadReason::Expired));
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, item: Item, subscription: Arc<Subscription>) {
+        let (node, finisher, revoked) = (self.node.clone(), self.finisher.clone(), self.revoked.clone());
+        let id = name::new_attempt_id();
+        self.attempts.spawn(async move {
+            let started = SystemTime::now();
+            let made = make(&node, &item.delivery, id.clone(), subscription, &finisher, &revoked);
+            let ended = AssertUnwindSafe(made).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(attempt = id, delivery = item.delivery.delivery_id, "an attempt panicked");
+                let failure = Failure { error: AttemptError::Request, detail: "the attempt panicked".into() };
+                let duration = started.elapsed().unwrap_or_default();
+                Ended::Finished(Finished { result: Err(failure), started, duration })
+            });
+            (item, id, ended)
+        });
+    }
+
+    fn on_ended(&mut self, item: Item, id: &str, ended: Ended) {
+        let name = item.delivery.subscription.clone();
+        match ended {
+            Ended::Finished(finished) => {
+                let signal = signal(&finished);
+                let now = SystemTime::now();
+                let not_before = not_before_ms(&finished, now).filter(|_| signal != Signal::Success);
+                let (began, now) = (to_ms(finished.started), to_ms(now));
+                let lane = self.lane(&name);
+                lane.ended(began, now, finished.duration, signal, not_before);
+                let deferred = if lane.is_backing_off(now) { lane.drain() } else { Default::default() };
+                deferred.into_iter().for_each(|item| self.defer(item));
+                self.settle_attempt(item, id, &finished);
+            }
+            Ended::BodyLost => {
+                self.lane(&name).put_back(None);
+                self.dead(item, DeadReason::BodyLost);
+            }
+            Ended::NotBegun => {
+                self.lane(&name).put_back(Some(item));
+                self.is_stale = true;
+                return;
+            }
+        }
+        self.begin(&name);
+        if let Some(item) = self.waiting.take() {
+            self.route(item);
+        }
+    }
+
+    fn settle_attempt(&mut self, item: Item, id: &str, finished: &Finished) {
+        let jitter = rand::random_range(-1.0..=1.0);
+        let settled = settle::after(&self.node, &item.delivery, id, finished, jitter);
+        self.settle(item, settled);
+    }
+
+    /// A delivery leaves this owner: its offset is finished when everything that follows from it is durable.
+    fn settle(&mut self, item: Item, settled: Settled) {
+        self.held -= 1;
+        let (node, finisher) = (self.node.clone(), self.finisher.clone());
+        self.settling.push(Box::pin(async move {
+            if settled.durable(&node, &item.record).await {
+                finisher.finish(item.record.offset);
+            }
+        }));
+    }
+
+    /// How long until something is to be looked at again.
+    fn wake(&self) -> Option<Duration> {
+        let now = now_ms();
+        let soon = self.soon.first_key_value().map(|((at, _), _)| until(*at, now));
+        let lagging =
+            self.waiting.as_ref().map(|item| until(item.record.time_ms + ms(self.node.settings.max_lag), now));
+        let stale = self.is_stale.then_some(STALE_WAIT);
+        [soon, lagging, stale].into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self) {
+        let now = now_ms();
+        while let Some(entry) = self.soon.first_entry().filter(|entry| entry.key().0 <= now) {
+            let item = entry.remove();
+            if let Some(entry) = self.lanes.get_mut(item.delivery.subscription.as_str()) {
+                entry.soon -= 1;
+            }
+            self.route(item);
+        }
+        if let Some(item) = self.waiting.take() {
+            self.route(item);
+        }
+        if self.is_stale && self.finisher.may_begin() {
+            self.is_stale = false;
+            let queued: Vec<_> =
+                self.lanes.iter().filter(|(_, entry)| entry.lane.queued() > 0).map(|(name, _)| name.clone()).collect();
+            queued.iter().for_each(|name| self.begin(name));
+        }
+    }
+}
+
+/// Gets the body and makes the attempt, unless the partition is no longer ours when both could begin.
+async fn make(
+    node: &Node,
+    delivery: &DeliveryRecord,
+    id: String,
+    subscription: Arc<Subscription>,
+    finisher: &Finisher,
+    revoked: &CancellationToken,
+) -> Ended {
+    let body = tokio::select! {
+        biased;
+        () = revoked.cancelled() => return Ended::NotBegun,
+        body = node.bodies.get(delivery) => body,
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(lost) => {
+            tracing::error!(delivery = delivery.delivery_id, message = delivery.message_id, %lost, "body lost");
+            return Ended::BodyLost;
+        }
+    };
+    if !finisher.may_begin() {
+        return Ended::NotBegun;
+    }
+    let attempt = Attempt {
+        id,
+        number: delivery.attempt,
+        subscription,
+        message_id: delivery.message_id.clone(),
+        body,
+        content_type: delivery.content_type.clone(),
+        replay: delivery.replay.clone(),
+        traceparent: delivery.traceparent.clone(),
+        tracestate: delivery.tracestate.clone(),
+    };
+    Ended::Finished(node.attempter.attempt(attempt).await)
+}
+
+fn signal(finished: &Finished) -> Signal {
+    match &finished.result {
+        Ok(answer) if (200..300).contains(&answer.status) => Signal::Success,
+        _ if outcome::slows_down(finished) => Signal::SlowDown,
+        _ => Signal::Failure,
+    }
+}
+
+fn not_before_ms(finished: &Finished, now: SystemTime) -> Option<i64> {
+    Some(match finished.result.as_ref().ok()?.retry_after? {
+        RetryAfter::Delay(delay) => to_ms(now).saturating_add(ms(delay)),
+        RetryAfter::At(time) => to_ms(time),
+    })
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The steps of deliveries that an owner has seen lately, so that a record that is doubled doesn't double all that follow.
+#[derive(Default)]
+struct Seen {
+    recent: HashSet<(u128, i32, i32)>,
+    older: HashSet<(u128, i32, i32)>,
+}
+
+impl Seen {
+    /// The least number of steps that are remembered.
+    const REMEMBERED: usize = 8_192;
+
+    fn is_new(&mut self, delivery: &DeliveryRecord) -> bool {
+        // An id of another form is none of ours: two of those are never taken for one.
+        let Some(id) = delivery.delivery_id.strip_prefix("dlv_").and_then(|hex| u128::from_str_radix(hex, 16).ok())
+        else {
+            return true;
+        };
+        let step = (id, delivery.attempt, delivery.deferrals);
+        if self.older.contains(&step) || !self.recent.insert(step) {
+            return false;
+        }
+        if self.recent.len() >= Self::REMEMBERED {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        true
+    }
+}

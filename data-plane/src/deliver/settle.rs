@@ -1,0 +1,85 @@
+//! What follows from a delivery's step: its successor in the log and the attempt's record. Durable, both, before the
+//! offset is finished.
+
+use std::time::SystemTime;
+
+use hookwire_log::{NewRecord, Record, codec, forward};
+use hookwire_proto::log::{AttemptOutcome, AttemptRecord, AttemptResult, DeadReason, DeliveryRecord, LastAttempt};
+
+use super::Node;
+use super::attempt::Finished;
+use crate::outcome::{self, Outcome};
+use crate::stage::to_ms;
+use crate::{dead_letter, retry};
+
+/// What is to be durable before a delivery's offset is finished.
+pub(super) struct Settled {
+    /// The delivery's next record, if it goes on.
+    pub successor: Option<NewRecord>,
+    /// The record of the attempt, if one was made.
+    pub attempt: Option<AttemptRecord>,
+}
+
+impl Settled {
+    /// Appends both, for as long as it takes; whether both are durable. If not, the process is ending.
+    pub async fn durable(self, node: &Node, record: &Record) -> bool {
+        let succeeded = async {
+            if let Some(successor) = self.successor {
+                forward::succeed(&*node.log, record, successor).await;
+            }
+        };
+        let recorded = async {
+            match self.attempt {
+                Some(attempt) => node.attempts.attempt(attempt).await.is_ok(),
+                None => true,
+            }
+        };
+        tokio::join!(succeeded, recorded).1
+    }
+}
+
+/// What follows from an attempt; `jitter` from -1 to 1.
+pub(super) fn after(node: &Node, delivery: &DeliveryRecord, id: &str, finished: &Finished, jitter: f64) -> Settled {
+    let now = SystemTime::now();
+    let (layout, now_ms, number) = (node.log.layout(), to_ms(now), delivery.attempt);
+    let outcome = outcome::decide(finished, number, &node.schedule, delivery.deadline_ms, now, jitter);
+    let (time_ms, result) = (to_ms(finished.started), AttemptResult::from(finished));
+    let last = LastAttempt { attempt_id: id.to_owned(), time_ms, result: Some(result.clone()) };
+    let later = |attempt, due_time_ms, deferrals| {
+        let last_attempt = Some(last.clone());
+        let delivery = DeliveryRecord { attempt, due_time_ms, deferrals, last_attempt, ..delivery.clone() };
+        Some(codec::delivery(layout, retry::topic(layout, due_time_ms, now_ms), &delivery))
+    };
+    let (kind, next_time_ms, reason, successor) = match outcome {
+        Outcome::Delivered => (AttemptOutcome::Delivered, 0, DeadReason::Unspecified, None),
+        Outcome::Retry { at_ms } => {
+            let successor = later(number.saturating_add(1), at_ms, 0);
+            (AttemptOutcome::Retry, at_ms, DeadReason::Unspecified, successor)
+        }
+        Outcome::Deferred { at_ms } => {
+            let successor = later(number, at_ms, delivery.deferrals.saturating_add(1));
+            (AttemptOutcome::Retry, at_ms, DeadReason::Unspecified, successor)
+        }
+        Outcome::Dead(reason) => {
+            let delivery = DeliveryRecord { last_attempt: Some(last.clone()), ..delivery.clone() };
+            (AttemptOutcome::Dead, 0, reason, Some(dead_letter::record(layout, delivery, reason, now_ms)))
+        }
+    };
+    let attempt = AttemptRecord {
+        attempt_id: id.to_owned(),
+        delivery_id: delivery.delivery_id.clone(),
+        subscription: delivery.subscription.clone(),
+        message: delivery.message,
+        message_id: delivery.message_id.clone(),
+        event_type: delivery.event_type.clone(),
+        replay: delivery.replay.clone(),
+        number,
+        time_ms,
+        result: Some(result),
+        outcome: kind.into(),
+        next_time_ms,
+        dead_reason: reason.into(),
+        node: node.id.clone(),
+    };
+    Settled { successor, attempt: Some(attempt) }
+}

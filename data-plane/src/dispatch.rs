@@ -1,0 +1,391 @@
+//! Dispatch: one message of `messages`, one snapshot, one delivery for each subscription that matches.
+//!
+//! Many messages are under way at a time, and a large fan-out takes its turn in chunks, so that it lets the others
+//! through. Messages of one ordering key take turns as wholes: for each subscription, their deliveries are appended in the
+//! order of the messages.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use hookwire_log::forward::{self, now_ms};
+use hookwire_log::{ConsumerOptions, Finisher, Log, Offset, Partition, Record, Topic, codec};
+use hookwire_proto::log::{
+    BodyReference, DeliveryRecord, MessageIndexRecord, MessageRecord, Place, QuarantineReason, delivery_record::Body,
+};
+use hookwire_proto::name;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::snapshot::Subscription;
+use crate::cache::{Config, Snapshot};
+use crate::retry::schedule::Schedule;
+use crate::stage::{self, InvalidSetting, from_ms, next, quarantine_reason, to_ms};
+use crate::{attempts, retry};
+
+#[cfg(test)]
+mod tests;
+
+/// The largest body that is in each delivery; a larger one stays in `messages` and is referred to.
+pub const MAX_INLINE_BYTES: usize = 16 * 1024;
+
+/// How often it is said that the configuration lags behind a message.
+const LAGGING_EVERY: Duration = Duration::from_secs(10);
+
+/// Settings of dispatch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Messages of a partition that are under way at a time.
+    pub max_messages: usize,
+    /// Deliveries of a message that are appended before other messages get their turn.
+    pub chunk: usize,
+    /// Deliveries of a partition that are appended and not yet acknowledged, at most (a chunk may exceed it).
+    pub max_appends: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { max_messages: 256, chunk: 500, max_appends: 1_000 }
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// Names the setting and says what to write instead.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let wrong = |setting, detail| Err(InvalidSetting { setting, detail });
+        if !(1..=hookwire_log::offsets::MAX_UNFINISHED).contains(&self.max_messages) {
+            return wrong("dispatch.max_messages", "must be 1 to 1024: what a commit can say is unfinished");
+        }
+        if self.chunk == 0 || self.max_appends == 0 {
+            return wrong("dispatch.chunk", "must be at least 1, and so must dispatch.max_appends");
+        }
+        Ok(())
+    }
+}
+
+/// Runs dispatch until `shutdown`, on all partitions of `messages` that this member of group `dispatch` is given. Joins
+/// when the first snapshot is there.
+///
+/// # Errors
+/// [`stage::Error`].
+pub async fn run(
+    log: Arc<dyn Log>,
+    config: Config,
+    settings: Settings,
+    schedule: Schedule,
+    attempts: attempts::Sender,
+    shutdown: CancellationToken,
+) -> Result<(), stage::Error> {
+    if !stage::configured(&config, &shutdown).await {
+        return Ok(());
+    }
+    let dispatch = Arc::new(Dispatch { log: log.clone(), config, settings, schedule, attempts });
+    let options = ConsumerOptions::default();
+    stage::run("dispatch", &log, &[Topic::Messages], options, &shutdown, |partition| {
+        Worker::new(dispatch.clone(), partition.finisher()).run(partition)
+    })
+    .await
+}
+
+struct Dispatch {
+    log: Arc<dyn Log>,
+    config: Config,
+    settings: Settings,
+    schedule: Schedule,
+    attempts: attempts::Sender,
+}
+
+/// One partition's share of dispatch.
+struct Worker {
+    dispatch: Arc<Dispatch>,
+    finisher: Finisher,
+    /// Taken and not finished.
+    open: HashMap<Offset, Open>,
+    /// Messages with deliveries to append, in turn.
+    turns: VecDeque<FanOut>,
+    /// Messages of an ordering key that wait for the one of that key that takes turns.
+    behind: HashMap<String, VecDeque<FanOut>>,
+    steps: FuturesUnordered<BoxFuture<'static, Step>>,
+    /// Deliveries that are appended and not acknowledged.
+    appends: usize,
+}
+
+/// A message under way.
+struct Open {
+    record: Record,
+    index: MessageIndexRecord,
+    /// Chunks that are appended and not acknowledged.
+    chunks: usize,
+    /// Whether all chunks are appended.
+    complete: bool,
+    /// What the log said when it refused a delivery.
+    refused: Option<String>,
+}
+
+/// What of a message is still to be appended.
+struct FanOut {
+    offset: Offset,
+    /// The tenant's ordering key; `None` if the message has none.
+    key: Option<String>,
+    message: String,
+    /// The delivery, without subscription and id.
+    delivery: DeliveryRecord,
+    subscriptions: Vec<Arc<Subscription>>,
+    /// How many subscriptions are dealt with.
+    done: usize,
+}
+
+enum Step {
+    /// A chunk is acknowledged.
+    Chunk { offset: Offset, deliveries: usize, refused: Option<String> },
+    /// A message needs nothing more.
+    Finished(Offset),
+    /// It can't be finished: the process is ending.
+    Abandoned(Offset),
+}
+
+/// A message, and a snapshot that it may be matched against.
+type Matchable = (Record, MessageRecord, Arc<Snapshot>);
+
+impl Worker {
+    fn new(dispatch: Arc<Dispatch>, finisher: Finisher) -> Self {
+        Self {
+            dispatch,
+            finisher,
+            open: HashMap::new(),
+            turns: VecDeque::new(),
+            behind: HashMap::new(),
+            steps: FuturesUnordered::new(),
+            appends: 0,
+        }
+    }
+
+    async fn run(mut self, mut partition: Partition) {
+        let mut reaching: Option<BoxFuture<'static, Matchable>> = None;
+        loop {
+            self.append_chunks();
+            let reading = reaching.is_none() && self.open.len() < self.dispatch.settings.max_messages;
+            let waiting = reaching.is_some();
+            tokio::select! {
+                biased;
+                Some(step) = self.steps.next() => self.on(step),
+                (record, message, snapshot) = async { reaching.as_mut().expect("guarded").await }, if waiting => {
+                    reaching = None;
+                    self.fan_out(record, message, &snapshot);
+                }
+                record = next(&mut partition, reading) => match record {
+                    Some(record) => reaching = self.take(record),
+                    None => break,
+                },
+            }
+        }
+        // Revoked: a fan-out that was begun is completed, so that it is not repeated; the rest is the next owner's.
+        self.behind.clear();
+        self.turns.retain(|fan_out| fan_out.done > 0);
+        loop {
+            self.append_chunks();
+            match self.steps.next().await {
+                Some(step) => self.on(step),
+                None => break,
+            }
+        }
+    }
+
+    /// Takes a message; what is returned is to be waited for before the next is taken.
+    fn take(&mut self, record: Record) -> Option<BoxFuture<'static, Matchable>> {
+        let message = match codec::decode_message(&record) {
+            Ok(message) => message,
+            Err(error) => {
+                let (log, offset) = (self.dispatch.log.clone(), record.offset);
+                self.steps.push(Box::pin(async move {
+                    forward::quarantine(&*log, &record, quarantine_reason(&error), &error.to_string()).await;
+                    Step::Finished(offset)
+                }));
+                return None;
+            }
+        };
+        match self.dispatch.config.current() {
+            Some(snapshot) if snapshot.revision() >= message.revision => {
+                self.fan_out(record, message, &snapshot);
+                None
+            }
+            _ => Some(Box::pin(reach(self.dispatch.config.clone(), record, message))),
+        }
+    }
+
+    /// Matches a message and gives it its turns.
+    fn fan_out(&mut self, record: Record, message: MessageRecord, snapshot: &Snapshot) {
+        let subscriptions = snapshot.matching(&message.tenant, &message.event_type);
+        let place = Place {
+            generation: self.dispatch.log.layout().generation,
+            partition: record.partition,
+            offset: record.offset,
+        };
+        let index = MessageIndexRecord {
+            tenant: message.tenant.clone(),
+            message_id: message.message_id.clone(),
+            event_type: message.event_type.clone(),
+            publish_time_ms: message.publish_time_ms,
+            place: Some(place),
+            matched: i32::try_from(subscriptions.len()).unwrap_or(i32::MAX),
+        };
+        let offset = record.offset;
+        self.open.insert(offset, Open { record, index, chunks: 0, complete: false, refused: None });
+        let key = (!message.ordering_key.is_empty()).then(|| format!("{}\n{}", message.tenant, message.ordering_key));
+        let name = format!("{}/messages/{}", message.tenant, message.message_id);
+        let delivery = delivery(&self.dispatch.schedule, place, message, snapshot.revision());
+        let fan_out = FanOut { offset, key, message: name, delivery, subscriptions, done: 0 };
+        match &fan_out.key {
+            Some(key) => match self.behind.get_mut(key) {
+                Some(behind) => behind.push_back(fan_out),
+                None => {
+                    self.behind.insert(key.clone(), VecDeque::new());
+                    self.turns.push_back(fan_out);
+                }
+            },
+            None => self.turns.push_back(fan_out),
+        }
+    }
+
+    /// Appends the next chunks, a message each in turn, as many as may be under way.
+    fn append_chunks(&mut self) {
+        while self.appends < self.dispatch.settings.max_appends
+            && let Some(mut fan_out) = self.turns.pop_front()
+        {
+            let open = self.open.get_mut(&fan_out.offset).expect("open until its last chunk is acknowledged");
+            let end = fan_out.subscriptions.len().min(fan_out.done + self.dispatch.settings.chunk);
+            let (log, now) = (&self.dispatch.log, now_ms());
+            let topic = retry::topic(log.layout(), fan_out.delivery.due_time_ms, now);
+            let chunk: Vec<_> = fan_out.subscriptions[fan_out.done..end]
+                .iter()
+                .map(|subscription| {
+                    let delivery = DeliveryRecord {
+                        delivery_id: name::delivery_id(&fan_out.message, &subscription.name, ""),
+                        subscription: subscription.name.to_string(),
+                        ..fan_out.delivery.clone()
+                    };
+                    forward::begin(log, codec::delivery(log.layout(), topic, &delivery))
+                })
+                .collect();
+            let (offset, deliveries) = (fan_out.offset, chunk.len());
+            self.steps.push(Box::pin(async move {
+                let refused = join_all(chunk).await.into_iter().find_map(Result::err).map(|error| error.to_string());
+                Step::Chunk { offset, deliveries, refused }
+            }));
+            self.appends += deliveries;
+            open.chunks += 1;
+            fan_out.done = end;
+            if fan_out.done < fan_out.subscriptions.len() {
+                self.turns.push_back(fan_out);
+                continue;
+            }
+            open.complete = true;
+            if let Some(key) = fan_out.key {
+                match self.behind.get_mut(&key).and_then(VecDeque::pop_front) {
+                    Some(next) => self.turns.push_back(next),
+                    None => drop(self.behind.remove(&key)),
+                }
+            }
+        }
+    }
+
+    fn on(&mut self, step: Step) {
+        match step {
+            Step::Chunk { offset, deliveries, refused } => {
+                self.appends -= deliveries;
+                let open = self.open.get_mut(&offset).expect("open until its last chunk is acknowledged");
+                open.chunks -= 1;
+                open.refused = open.refused.take().or(refused);
+                if open.complete && open.chunks == 0 {
+                    self.index(offset);
+                }
+            }
+            Step::Finished(offset) => {
+                self.open.remove(&offset);
+                self.finisher.finish(offset);
+            }
+            Step::Abandoned(offset) => drop(self.open.remove(&offset)),
+        }
+    }
+
+    /// All deliveries of a message are durable: records what it matched, after which it is finished.
+    fn index(&mut self, offset: Offset) {
+        let open = self.open.get_mut(&offset).expect("open until it is finished");
+        let (index, refused) = (std::mem::take(&mut open.index), open.refused.take());
+        let (dispatch, record) = (self.dispatch.clone(), open.record.clone());
+        self.steps.push(Box::pin(async move {
+            if let Some(detail) = refused {
+                forward::quarantine(&*dispatch.log, &record, QuarantineReason::NotAppendable, &detail).await;
+            }
+            match dispatch.attempts.message(index).await {
+                Ok(()) => Step::Finished(offset),
+                Err(attempts::Closed) => Step::Abandoned(offset),
+            }
+        }));
+    }
+}
+
+/// Waits until the configuration has what the message was accepted under, for as long as it takes: matched against less,
+/// it might miss a subscription, and that webhook would be lost.
+async fn reach(config: Config, record: Record, message: MessageRecord) -> Matchable {
+    loop {
+        match tokio::time::timeout(LAGGING_EVERY, config.reached(message.revision)).await {
+            Ok(Some(snapshot)) => return (record, message, snapshot),
+            // Nobody sets it any more, so the process is ending, and the partition is about to be revoked.
+            Ok(None) => std::future::pending().await,
+            Err(_) => tracing::error!(
+                revision = message.revision,
+                current = config.current().map_or(0, |snapshot| snapshot.revision()),
+                "the configuration lags behind a message, and its partition waits"
+            ),
+        }
+    }
+}
+
+/// The delivery of a message, without subscription and id.
+fn delivery(schedule: &Schedule, place: Place, message: MessageRecord, revision: i64) -> DeliveryRecord {
+    let deadline_ms = to_ms(schedule.deadline(from_ms(message.publish_time_ms)));
+    let deadline_ms = match message.expire_time_ms {
+        0 => deadline_ms,
+        expire_time_ms => deadline_ms.min(expire_time_ms),
+    };
+    let due_time_ms = match schedule.delay_before(1) {
+        None | Some(Duration::ZERO) => 0,
+        Some(delay) => to_ms(from_ms(message.publish_time_ms) + delay),
+    };
+    DeliveryRecord {
+        message: Some(place),
+        message_id: message.message_id,
+        event_type: message.event_type,
+        ordering_key: message.ordering_key,
+        body: Some(body(place, message.payload)),
+        content_type: message.content_type,
+        publish_time_ms: message.publish_time_ms,
+        revision,
+        traceparent: message.traceparent,
+        tracestate: message.tracestate,
+        attempt: 1,
+        due_time_ms,
+        deadline_ms,
+        ..DeliveryRecord::default()
+    }
+}
+
+fn body(place: Place, payload: Bytes) -> Body {
+    if payload.len() <= MAX_INLINE_BYTES {
+        return Body::Inline(payload);
+    }
+    Body::Reference(BodyReference {
+        place: Some(place),
+        sha256: Bytes::copy_from_slice(digest::digest(&digest::SHA256, &payload).as_ref()),
+        length: i64::try_from(payload.len()).unwrap_or(i64::MAX),
+    })
+}

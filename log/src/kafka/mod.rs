@@ -1,0 +1,218 @@
+//! The log in production: Apache Kafka, through rdkafka.
+//!
+//! * [`Settings`]: how to reach it · [`topics`]: making and checking the topics
+//! * `producer`: appends · `reader`: reads without a group
+//! * `member`: which partitions are ours and what is committed of them · `fetcher`: reading those
+//! * `context`: what librdkafka says of itself
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::offsets::Committed;
+use crate::{Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, Pending, Record, Topic};
+use context::{Names, Voice};
+use fetcher::Fetcher;
+use member::{Group, Member, State};
+use producer::Producer;
+use reader::{Readers, spawn};
+
+mod config;
+mod context;
+mod fetcher;
+mod member;
+mod producer;
+mod reader;
+pub mod topics;
+
+pub use config::{Compression, Mechanism, Retention, Sasl, Settings, Tls};
+
+/// The log in Kafka.
+pub struct KafkaLog {
+    settings: Settings,
+    layout: Arc<Layout>,
+    names: Arc<Names>,
+    producer: Arc<Producer>,
+    readers: Readers,
+    /// Where the next check writes: another partition each time.
+    checked: AtomicI32,
+    lost_records: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaLog")
+            .field("settings", &self.settings)
+            .field("layout", &self.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaLog {
+    /// Connects, and checks that the topics are as the layout and the settings say.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]; [`Error::Mismatch`], which says what differs and what to do; [`Error::Unavailable`].
+    pub async fn open(settings: Settings, layout: Arc<Layout>) -> Result<Arc<Self>, Error> {
+        topics::check(&settings, &layout).await?;
+        let names = Arc::new(Names::new(&layout));
+        let producer = Arc::new(Producer::open(&settings, names.clone())?);
+        let readers = Readers::open(&settings, &format!("{}.read", layout.prefix), &names)?;
+        let (warm, topics, timeout) = (producer.clone(), layout.topics(), settings.delivery_timeout);
+        blocking(move || topics.into_iter().try_for_each(|topic| warm.warm_up(topic, timeout))).await?;
+        Ok(Arc::new(Self {
+            settings,
+            layout,
+            names,
+            producer,
+            readers,
+            checked: AtomicI32::new(0),
+            lost_records: Arc::default(),
+        }))
+    }
+
+    /// How many records were gone from the log before they were finished, since this started. Anything but 0 is an alarm.
+    pub fn lost_records(&self) -> u64 {
+        self.lost_records.load(Ordering::Relaxed)
+    }
+
+    fn group(&self, group: &str) -> String {
+        format!("{}.{group}", self.layout.prefix)
+    }
+
+    fn place(&self, topic: Topic, partition: i32) -> Result<(Topic, i32), Error> {
+        if (0..self.layout.partitions(topic)).contains(&partition) {
+            return Ok((topic, partition));
+        }
+        Err(Error::Unavailable { detail: format!("{} has no partition {partition}", self.names.name(topic)) })
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    fn append(&self, record: NewRecord) -> Pending {
+        self.producer.append(&record)
+    }
+
+    async fn read(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: Offset,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Record>, Error> {
+        self.readers.records(self.place(topic, partition)?, from, max_records, max_bytes).await
+    }
+
+    async fn bounds(&self, topic: Topic, partition: i32) -> Result<Bounds, Error> {
+        self.readers.bounds(self.place(topic, partition)?).await
+    }
+
+    async fn offset_at(&self, topic: Topic, partition: i32, time_ms: i64) -> Result<Offset, Error> {
+        self.readers.offset_at(self.place(topic, partition)?, time_ms).await
+    }
+
+    async fn committed(&self, group: &str, topic: Topic, partition: i32) -> Result<Option<Committed>, Error> {
+        let key = self.place(topic, partition)?;
+        let config = self.settings.consumer(&self.group(group))?;
+        let (names, timeout) = (self.names.clone(), self.settings.delivery_timeout);
+        blocking(move || {
+            let consumer: BaseConsumer<Voice> =
+                config.create_with_context(Voice::new("committed")).map_err(|error| unavailable(&error))?;
+            let asked = fetcher::list(&names, &[(key, None)]);
+            let found = consumer.committed_offsets(asked, timeout).map_err(|error| unavailable(&error))?;
+            let Some(element) = found.find_partition(names.name(key.0), key.1) else { return Ok(None) };
+            element.error().map_err(|error| unavailable(&error))?;
+            let next = element.offset().to_raw().filter(|offset| *offset >= 0);
+            Ok(next.map(|next| Committed::parse(next, element.metadata())))
+        })
+        .await
+    }
+
+    fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
+        self.settings.validate_drain(options.drain_timeout)?;
+        let group = self.group(group);
+        let mut config = self.settings.consumer(&group)?;
+        // Without the group: partitions are assigned by us. See the module.
+        let fetching = config.create_with_context(Voice::new("fetcher")).map_err(|error| unavailable(&error))?;
+        config
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", config::ms(self.settings.session_timeout))
+            .set("heartbeat.interval.ms", config::ms(self.settings.session_timeout / 6))
+            .set("max.poll.interval.ms", config::ms(self.settings.max_poll_interval))
+            // It reads nothing: see the fetcher.
+            .set("queued.min.messages", "1");
+        let consumer: BaseConsumer<Group> =
+            config.create_with_context(Group::new(self.names.clone())).map_err(|error| unavailable(&error))?;
+        let topics: Vec<_> = topics.iter().map(|topic| self.names.name(*topic)).collect();
+        consumer.subscribe(&topics).map_err(|error| unavailable(&error))?;
+
+        let (wishes, wished) = std::sync::mpsc::channel();
+        let (vanish, vanished) = std::sync::mpsc::channel();
+        let fetcher = Fetcher::new(fetching, self.names.clone(), wished, vanish, self.lost_records.clone());
+        let fetcher = spawn("hookwire-log-fetch", move || fetcher.run())?;
+        let (assigned, assignments) = mpsc::unbounded_channel();
+        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let member = Member {
+            consumer,
+            names: self.names.clone(),
+            options,
+            fresh_for: self.settings.session_timeout / 2,
+            wishes,
+            vanished,
+            fetcher,
+            assigned,
+            leave: leave.clone(),
+            state: State::default(),
+        };
+        // Also when the thread panics.
+        let gone = left.clone().drop_guard();
+        spawn("hookwire-log-member", move || {
+            member.run();
+            drop(gone);
+        })?;
+        Ok(Consumer::new(assignments, leave, left))
+    }
+
+    async fn check(&self) -> Result<Health, Error> {
+        let partitions = self.layout.partitions(Topic::Attempts);
+        let partition = self.checked.fetch_add(1, Ordering::Relaxed).rem_euclid(partitions);
+        let empty = NewRecord { topic: Topic::Attempts, partition, key: Bytes::new(), value: Bytes::new() };
+        self.append(empty).await?;
+        Ok(Health { clock_ahead_ms: self.producer.clock_ahead_ms() })
+    }
+
+    async fn close(&self) {
+        // librdkafka has answered every append by then, one way or the other.
+        let timeout = self.settings.delivery_timeout + Duration::from_secs(1);
+        let producer = self.producer.clone();
+        let _ = blocking(move || {
+            producer.close(timeout);
+            Ok(())
+        })
+        .await;
+    }
+}
+
+/// Runs what waits for Kafka where waiting is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::Unavailable { detail: error.to_string() }))
+}
+
+fn unavailable(error: &KafkaError) -> Error {
+    Error::Unavailable { detail: error.to_string() }
+}

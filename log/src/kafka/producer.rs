@@ -1,0 +1,188 @@
+//! Appends: idempotent, acknowledged by all replicas in sync, into the partition that we chose.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientConfig, ClientContext, Message as _};
+use tokio::sync::oneshot;
+
+use super::config::{MAX_QUARANTINE_BYTES, Settings};
+use super::context::{Names, Voice};
+use super::unavailable;
+use crate::forward::now_ms;
+use crate::{Appended, Error, MAX_RECORD_BYTES, NewRecord, Pending, Topic};
+
+/// The one producer of a log.
+pub(super) struct Producer {
+    config: ClientConfig,
+    names: Arc<Names>,
+    clock: Arc<Clock>,
+    closed: AtomicBool,
+    /// Replaced when librdkafka gives it up, as it does with an idempotent producer whose sequence is broken for good.
+    current: RwLock<Arc<ThreadedProducer<Deliveries>>>,
+}
+
+impl Producer {
+    pub(super) fn open(settings: &Settings, names: Arc<Names>) -> Result<Self, Error> {
+        let config = settings.producer()?;
+        let clock = Arc::new(Clock::default());
+        let current = RwLock::new(Arc::new(create(&config, &clock)?));
+        Ok(Self { config, names, clock, closed: AtomicBool::new(false), current })
+    }
+
+    pub(super) fn append(&self, record: &NewRecord) -> Pending {
+        let topic = self.names.name(record.topic);
+        let limit = if record.topic == Topic::Quarantine { MAX_QUARANTINE_BYTES } else { MAX_RECORD_BYTES };
+        if record.value.len() > limit {
+            let detail = format!("its value has {} bytes, over the limit of {limit}", record.value.len());
+            return Pending::failed(Error::Refused { topic: topic.to_owned(), detail });
+        }
+        if self.closed.load(Ordering::Relaxed) {
+            return Pending::failed(Error::Unavailable { detail: "it is closed".into() });
+        }
+        let (sender, pending) = Pending::new();
+        let mut new = BaseRecord::with_opaque_to(topic, Box::new(Sent { sender, at_ms: now_ms() }))
+            .partition(record.partition)
+            .key(&record.key[..])
+            .payload(&record.value[..]);
+        if record.topic == Topic::Held && record.value.is_empty() {
+            // Compaction removes a key whose last value is null, and keeps one whose last value is empty.
+            new.payload = None;
+        }
+        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Err((error, unsent)) = producer.send(new) {
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                self.replace(&producer);
+            }
+            let _ = unsent.delivery_opaque.sender.send(Err(failure(topic, &error)));
+        }
+        pending
+    }
+
+    fn replace(&self, failed: &Arc<ThreadedProducer<Deliveries>>) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current, failed) {
+            return;
+        }
+        let reason = current.client().fatal_error().map(|(_, reason)| reason).unwrap_or_default();
+        tracing::error!(reason, "the producer can't go on and is replaced");
+        match create(&self.config, &self.clock) {
+            Ok(new) => {
+                let old = std::mem::replace(&mut *current, Arc::new(new));
+                // Its end waits for its thread, and fails what it still holds.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => tracing::error!(%error, "no new producer"),
+        }
+    }
+
+    /// Learns where a topic's partitions are, so that the first append need not.
+    pub(super) fn warm_up(&self, topic: Topic, timeout: Duration) -> Result<(), Error> {
+        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        producer.client().fetch_metadata(Some(self.names.name(topic)), timeout).map_err(|error| unavailable(&error))?;
+        Ok(())
+    }
+
+    /// By how much the brokers' clock is ahead of ours, by the last append.
+    pub(super) fn clock_ahead_ms(&self) -> i64 {
+        self.clock.ahead_ms.load(Ordering::Relaxed)
+    }
+
+    /// Waits for what is under way; takes nothing more.
+    pub(super) fn close(&self, timeout: Duration) {
+        self.closed.store(true, Ordering::Relaxed);
+        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Err(error) = producer.flush(timeout) {
+            tracing::error!(%error, "closed with appends under way");
+        }
+    }
+}
+
+fn create(config: &ClientConfig, clock: &Arc<Clock>) -> Result<ThreadedProducer<Deliveries>, Error> {
+    let deliveries = Deliveries { voice: Voice::new("producer"), clock: clock.clone() };
+    config.create_with_context(deliveries).map_err(|error| unavailable(&error))
+}
+
+/// An append under way.
+struct Sent {
+    sender: oneshot::Sender<Result<Appended, Error>>,
+    at_ms: i64,
+}
+
+/// Completes appends, on the producer's own thread.
+struct Deliveries {
+    voice: Voice,
+    clock: Arc<Clock>,
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Sent>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, sent: Self::DeliveryOpaque) {
+        let answer = match result {
+            Ok(message) => {
+                // The topics are checked to have the log's time, which the answer to the append brings.
+                let time_ms = message.timestamp().to_millis().unwrap_or_default();
+                self.clock.note(sent.at_ms, time_ms, now_ms());
+                self.voice.fine();
+                Ok(Appended { partition: message.partition(), offset: message.offset(), time_ms })
+            }
+            Err((error, message)) => Err(failure(message.topic(), error)),
+        };
+        // Whoever appended may have lost interest.
+        let _ = sent.sender.send(answer);
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.voice.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.voice.error(error, reason);
+    }
+}
+
+/// Only what no retry can change is refused.
+fn failure(topic: &str, error: &KafkaError) -> Error {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord) => {
+            Error::Refused { topic: topic.to_owned(), detail: error.to_string() }
+        }
+        _ => unavailable(error),
+    }
+}
+
+/// The brokers' clock against ours.
+#[derive(Debug, Default)]
+struct Clock {
+    ahead_ms: AtomicI64,
+}
+
+impl Clock {
+    /// The broker appended at some moment between the two of ours: only what is outside of them is known to be off.
+    fn note(&self, sent_ms: i64, appended_ms: i64, acknowledged_ms: i64) {
+        let ahead = (appended_ms - acknowledged_ms).max(0) + (appended_ms - sent_ms).min(0);
+        self.ahead_ms.store(ahead, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_an_append_cannot_explain_is_skew() {
+        let clock = Clock::default();
+        for (appended, ahead) in [(100, 0), (110, 0), (105, 0), (2_110, 2_000), (40, -60)] {
+            clock.note(100, appended, 110);
+            assert_eq!(clock.ahead_ms.load(Ordering::Relaxed), ahead);
+        }
+    }
+}
