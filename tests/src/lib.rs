@@ -9,7 +9,7 @@
 //! * [`verifier`]: other people's code that judges what arrived
 //! * [`certificates`]: authorities and certificates made for one test
 //! * [`machine`]: what this machine has: tools, Kafka, PostgreSQL, free ports
-#![allow(clippy::print_stderr, reason = "tests tell people on stderr what they skip, find and count")]
+#![allow(clippy::print_stderr, reason = "a failed test shows what the processes wrote")]
 
 pub mod api;
 pub mod certificates;
@@ -20,6 +20,7 @@ pub mod publisher;
 pub mod receiver;
 pub mod verifier;
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -42,4 +43,35 @@ where
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Tells people something on stderr, also when the test passes: what `eprintln!` says, the test harness keeps to itself.
+pub fn say(text: &str) {
+    // There is nobody left to tell when this can't be written.
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+/// Whether `scripts/test --full` runs, which does the long tests in full.
+pub fn is_full() -> bool {
+    std::env::var_os("HOOKWIRE_TEST_FULL").is_some()
+}
+
+/// Declares a test for each shape: `on_both_shapes!(name, options, check)` makes
+/// `name::embedded` and `name::production`.
+#[macro_export]
+macro_rules! on_both_shapes {
+    ($name:ident, $options:expr, $check:path) => {
+        mod $name {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn embedded() {
+                use super::*;
+                $crate::cluster::with($crate::cluster::Shape::Embedded, $options, $check).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn production() {
+                use super::*;
+                $crate::cluster::with($crate::cluster::Shape::Production, $options, $check).await;
+            }
+        }
+    };
 }

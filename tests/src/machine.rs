@@ -3,6 +3,7 @@
 use std::env;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result, bail};
@@ -52,13 +53,12 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// The servers, or `None` after saying so on stderr: a plain `cargo test` has none.
+    /// The servers, or `None`: a plain `cargo test` has none.
     ///
     /// # Errors
     /// When only a part of the variables is set.
-    pub fn from_environment(test: &str) -> Result<Option<Self>> {
+    pub fn from_environment() -> Result<Option<Self>> {
         if env::var_os("HOOKWIRE_TEST_KAFKA_TLS").is_none() {
-            eprintln!("SKIPPED {test}: production's parts are not running; scripts/test starts them");
             return Ok(None);
         }
         let variable = |name: &str| env::var(name).with_context(|| format!("{name} is not set; scripts/test sets it"));
@@ -69,21 +69,97 @@ impl Servers {
             postgres_ca: variable("HOOKWIRE_TEST_POSTGRES_CA")?.into(),
         }))
     }
+
+    /// Creates a database and returns its URL, with verified TLS.
+    ///
+    /// # Errors
+    /// What `psql` says.
+    pub fn create_database(&self, name: &str) -> Result<String> {
+        let create = format!("create database {name}");
+        let output = Command::new("psql").args([self.postgres.as_str(), "-qc", &create]).output()?;
+        if !output.status.success() {
+            bail!("cannot create the database {name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let (server, _) = self.postgres.rsplit_once('/').context("the URL of PostgreSQL names a database")?;
+        Ok(format!("{server}/{name}?sslmode=verify-full&sslrootcert={}", self.postgres_ca.display()))
+    }
 }
 
-/// A port of the loopback where nobody listens, given out once. Below the ports of outgoing connections, so that none
-/// of those takes it while the process that had it is being restarted.
+/// A Kafka of one test's own, which it may kill; wiped when it is dropped.
+pub struct Kafka {
+    directory: PathBuf,
+    port: u16,
+}
+
+impl Kafka {
+    /// Starts one broker, whose files lie in `directory`.
+    ///
+    /// # Errors
+    /// What `scripts/kafka` says.
+    pub fn start(directory: &Path) -> Result<Self> {
+        let kafka = Self { directory: directory.join("kafka"), port: free_ports(3) };
+        kafka.script(&["start"])?;
+        Ok(kafka)
+    }
+
+    /// `kill -9` of the broker.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self) -> Result<()> {
+        self.script(&["kill", "1"])
+    }
+
+    /// Starts the broker again and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn restart(&self) -> Result<()> {
+        self.script(&["start"])
+    }
+
+    /// These servers, with this Kafka in the place of theirs.
+    pub fn instead(&self, servers: Servers) -> Servers {
+        Servers {
+            kafka: format!("127.0.0.1:{}", self.port + 2),
+            kafka_ca: self.directory.join("tls/ca.pem"),
+            ..servers
+        }
+    }
+
+    fn script(&self, arguments: &[&str]) -> Result<()> {
+        let output = Command::new(root().join("scripts/kafka"))
+            .args(arguments)
+            .env("KAFKA_DIR", &self.directory)
+            .env("KAFKA_PORT", self.port.to_string())
+            .output()?;
+        if !output.status.success() {
+            bail!("scripts/kafka {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        // What is left of it after a failure here is told by the next run, which finds the port taken.
+        drop(self.script(&["wipe"]));
+    }
+}
+
+/// The first of `count` ports of the loopback, one after another, where nobody listens; given out once. Below the ports
+/// of outgoing connections, so that none of those takes one while the process that had it is being restarted.
 ///
 /// # Panics
 /// When thousands of ports are taken.
-pub fn free_port() -> u16 {
+pub fn free_ports(count: u16) -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).expect("smaller than COUNT");
     for _ in 0..COUNT {
-        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let port = FIRST + (start + NEXT.fetch_add(count, Ordering::Relaxed)) % (COUNT - count);
+        if (port..port + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return port;
         }
     }

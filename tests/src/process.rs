@@ -20,11 +20,11 @@ pub struct Process {
 
 impl Process {
     /// Describes a process, without starting it. Its log file lies in `directory`.
-    pub fn new(name: &str, program: &Path, arguments: &[&str], directory: &Path) -> Self {
+    pub fn new(name: &str, program: &Path, arguments: &[String], directory: &Path) -> Self {
         Self {
             name: name.to_owned(),
             program: program.to_owned(),
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            arguments: arguments.to_vec(),
             environment: Vec::new(),
             log: directory.join(format!("{name}.log")),
             child: None,

@@ -20,8 +20,8 @@ use crate::api::{Api, id_of, message};
 pub struct Load {
     /// `tenants/{tenant}`.
     pub tenant: String,
-    /// The event type of each message.
-    pub event_type: String,
+    /// The event types of the messages, in turn.
+    pub event_types: Vec<String>,
     /// How many messages.
     pub messages: usize,
     /// How many go into one call.
@@ -101,7 +101,8 @@ async fn publish(nodes: Vec<Api>, load: Load, mut file: File, acknowledged: Arc<
 fn numbered(run: &str, number: usize, load: &Load) -> (String, NewMessage) {
     let id = format!("{run}-{number}");
     let data = format!(r#"{{"number":{number},"padding":"{}"}}"#, "x".repeat(load.bytes.saturating_sub(32)));
-    let message = NewMessage { message_id: id.clone(), ..message(&load.event_type, data) };
+    let message =
+        NewMessage { message_id: id.clone(), ..message(&load.event_types[number % load.event_types.len()], data) };
     (id, message)
 }
 

@@ -113,7 +113,7 @@ mod tests {
                 "webhook-valid-until"
             ]
         );
-        assert_eq!(request.headers()["traceparent"], "00-00000000000000000000000000000001-0000000000000002-01");
+        assert_eq!(request.headers()["traceparent"], "00-00000000000000000000000000000001-0000000000000002-00");
         assert!(request.headers()["authorization"].is_sensitive(), "so that nothing prints it");
 
         let unsendable = Attempt { content_type: "a\nb".into(), ..attempt };

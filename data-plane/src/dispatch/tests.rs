@@ -1,1 +1,172 @@
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
+use hookwire_log::{Log as _, NewRecord};
+use hookwire_proto::log::QuarantineReason;
+
+use super::*;
+use crate::support::{World, eventually, message, ms, subscription};
+
+#[tokio::test]
+async fn a_message_becomes_a_delivery_for_each_subscription_and_is_indexed() {
+    let world = World::new(&["a", "b"]);
+    let place = world.publish(MessageRecord { expire_time_ms: 99, ..message("m") }).await;
+    let running = world.dispatch();
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+
+    let deliveries = world.deliveries(Topic::Deliveries).await;
+    let to: HashSet<_> = deliveries.iter().map(|delivery| delivery.subscription.clone()).collect();
+    assert_eq!(to, HashSet::from([subscription("a"), subscription("b")]));
+    assert_eq!(deliveries.len(), 2);
+    for delivery in deliveries {
+        let id = name::delivery_id("tenants/t/messages/m", &delivery.subscription, "");
+        assert_eq!(
+            (delivery.delivery_id, delivery.attempt, delivery.due_time_ms, delivery.deadline_ms),
+            (id, 1, 0, 99)
+        );
+        assert_eq!(delivery.body, Some(Body::Inline(message("m").payload)));
+        assert_eq!((delivery.traceparent, delivery.tracestate), (message("m").traceparent, message("m").tracestate));
+        assert_eq!(delivery.message.map(|place| place.offset), Some(place.offset));
+    }
+    let index = world.recorded().await.messages;
+    assert_eq!(index.len(), 1);
+    assert_eq!((index[0].matched, index[0].message_id.as_str()), (2, "m"));
+}
+
+#[tokio::test]
+async fn a_large_body_stays_in_messages() {
+    let world = World::new(&["a"]);
+    world.publish(MessageRecord { payload: Bytes::from(vec![7; MAX_INLINE_BYTES]), ..message("small") }).await;
+    world.publish(MessageRecord { payload: Bytes::from(vec![7; MAX_INLINE_BYTES + 1]), ..message("large") }).await;
+    let running = world.dispatch();
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    let deliveries = world.deliveries(Topic::Deliveries).await;
+    assert!(matches!(&deliveries[0].body, Some(Body::Inline(body)) if body.len() == MAX_INLINE_BYTES));
+    let Some(Body::Reference(reference)) = &deliveries[1].body else { panic!("{:?}", deliveries[1].body) };
+    assert_eq!((reference.place.map(|place| place.offset), reference.length), (Some(1), 16 * 1024 + 1));
+}
+
+#[tokio::test]
+async fn a_fan_out_to_a_thousand_lets_others_through() {
+    let names: Vec<_> = (0..1_000).map(|n| format!("s{n}")).collect();
+    let world = World::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    world.publish(message("first")).await;
+    world.publish(message("second")).await;
+    let running = world.dispatch_with(Settings { chunk: 100, max_appends: 100, ..Settings::default() });
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    let deliveries = world.deliveries(Topic::Deliveries).await;
+    let distinct: HashSet<_> = deliveries.iter().map(|delivery| &delivery.delivery_id).collect();
+    assert_eq!((deliveries.len(), distinct.len()), (2_000, 2_000));
+    let begun = deliveries.iter().position(|delivery| delivery.message_id == "second").unwrap();
+    assert!(begun < 1_000, "the second waited for all of the first");
+}
+
+#[tokio::test]
+async fn messages_of_one_key_reach_each_subscription_in_order() {
+    let names: Vec<_> = (0..20).map(|n| format!("s{n}")).collect();
+    let world = World::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for n in 0..30 {
+        world.publish(MessageRecord { ordering_key: "k".into(), ..message(&format!("m{n:02}")) }).await;
+    }
+    let running = world.dispatch_with(Settings { chunk: 3, ..Settings::default() });
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    let deliveries = world.deliveries(Topic::Deliveries).await;
+    for name in names {
+        let of_one: Vec<_> = deliveries.iter().filter(|d| d.subscription == subscription(&name)).collect();
+        assert_eq!(of_one.len(), 30);
+        assert!(of_one.is_sorted_by_key(|delivery| &delivery.message_id), "out of order at {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_waits_for_the_revision_that_it_was_accepted_under() {
+    let world = World::new(&[]);
+    world.publish(message("before")).await;
+    world.publish(MessageRecord { revision: 5, ..message("after") }).await;
+    let running = world.dispatch();
+    eventually("the first is indexed", async || !world.recorded().await.messages.is_empty()).await;
+    world.configure(4, &["too-early"]);
+    tokio::time::sleep(ms(20)).await;
+    assert_eq!(world.deliveries(Topic::Deliveries).await, []);
+    world.configure(5, &["a"]);
+    eventually("dispatched", async || world.deliveries(Topic::Deliveries).await.len() == 1).await;
+    running.stop().await;
+    assert_eq!(world.deliveries(Topic::Deliveries).await[0].subscription, subscription("a"));
+}
+
+#[tokio::test]
+async fn leaving_while_a_message_waits_leaves_it_to_the_next() {
+    let world = World::new(&["a"]);
+    world.publish(MessageRecord { revision: 5, ..message("m") }).await;
+    let running = world.dispatch();
+    tokio::time::sleep(ms(50)).await;
+    running.stop().await;
+    assert_eq!(world.deliveries(Topic::Deliveries).await, []);
+    world.configure(5, &["a"]);
+    let running = world.dispatch();
+    eventually("dispatched", async || world.deliveries(Topic::Deliveries).await.len() == 1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_goes_to_quarantine_and_stops_nothing() {
+    let world = World::new(&["a"]);
+    let garbage = NewRecord {
+        topic: Topic::Messages,
+        partition: 0,
+        key: Bytes::new(),
+        value: Bytes::from_static(b"\xff not a message"),
+    };
+    world.log.append(garbage.clone()).await.unwrap();
+    world.publish(MessageRecord { tenant: "nonsense".into(), ..message("m") }).await;
+    world.publish(message("good")).await;
+    let running = world.dispatch();
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    let quarantined = world.quarantined().await;
+    assert_eq!(quarantined.len(), 2);
+    assert!(quarantined.iter().any(|record| record.reason() == QuarantineReason::Undecodable));
+    assert!(quarantined.iter().any(|record| record.reason() == QuarantineReason::Invalid));
+    assert!(quarantined.iter().any(|record| record.value == garbage.value));
+    assert_eq!(world.deliveries(Topic::Deliveries).await.len(), 1);
+}
+
+#[tokio::test]
+async fn while_the_log_is_unavailable_nothing_is_finished_and_then_everything_is() {
+    let world = World::new(&["a"]);
+    for n in 0..20 {
+        world.publish(message(&format!("m{n}"))).await;
+    }
+    world.log.is_unavailable.store(true, Ordering::SeqCst);
+    let running = world.dispatch();
+    tokio::time::sleep(ms(300)).await;
+    assert_eq!(world.log.committed("dispatch", Topic::Messages, 0).await.unwrap().map_or(0, |c| c.next), 0);
+    world.log.is_unavailable.store(false, Ordering::SeqCst);
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    assert_eq!(world.deliveries(Topic::Deliveries).await.len(), 20);
+}
+
+#[tokio::test]
+async fn nothing_begins_without_a_snapshot() {
+    let world = World::new(&["a"]);
+    world.snapshots.send_replace(None);
+    world.publish(message("m")).await;
+    let running = world.dispatch();
+    tokio::time::sleep(ms(50)).await;
+    assert_eq!(world.deliveries(Topic::Deliveries).await, []);
+    world.configure(1, &["a"]);
+    eventually("dispatched", async || world.deliveries(Topic::Deliveries).await.len() == 1).await;
+    running.stop().await;
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_by_name() {
+    assert_eq!(Settings::default().validate(), Ok(()));
+    let refused = Settings { max_messages: 5_000, ..Settings::default() }.validate();
+    assert_eq!(refused.map_err(|error| error.setting), Err("dispatch.max_messages"));
+}

@@ -290,6 +290,7 @@ impl Settings {
             .set("message.max.bytes", MAX_QUARANTINE_BATCH_BYTES.to_string())
             .set("socket.keepalive.enable", "true")
             .set("socket.nagle.disable", "true")
+            .set("socket.timeout.ms", "10000")
             // A broker that was killed is back soon: look often.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")

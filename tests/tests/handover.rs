@@ -1,0 +1,120 @@
+//! Nodes leave under load, in order and by force: nothing is lost, and every partition soon has an owner again.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use hookwire_log::{Layout, Topic};
+use hookwire_proto::v1::{CreateSubscriptionRequest, Subscription};
+use hookwire_tests::api::Api;
+use hookwire_tests::cluster::{self, Cluster, Options, Shape};
+use hookwire_tests::publisher::{Count, Load, Publisher};
+use hookwire_tests::{is_full, say, wait_until};
+
+/// How long a partition may be without an owner.
+const OWNED_AGAIN: Duration = Duration::from_secs(15);
+const DRAIN: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_nodes_leave_in_order_and_by_force() {
+    let options = Options { nodes: 3, ..Options::default() };
+    cluster::with(Shape::Production, options, leave).await;
+}
+
+async fn leave(cluster: &mut Cluster) -> Result<()> {
+    // The third node is the replacement, so it waits.
+    let mut replacement = cluster.nodes.pop().context("three nodes")?;
+    replacement.process.terminate(Duration::from_secs(30)).await?;
+
+    let control = cluster.control(0)?;
+    let (tenant, event_types) = one_subscription_for_each_partition(cluster, &control).await?;
+    let messages = if is_full() { 12_000 } else { 3_000 };
+    let load = Load { tenant: tenant.clone(), event_types, messages, batch: 10, per_second: 150, bytes: 500 };
+    let event_types = load.event_types.clone();
+    let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
+    let reached = async |part: usize| {
+        let what = format!("{part} of {messages} messages are acknowledged");
+        wait_until(&what, DRAIN, async || Ok(publisher.acknowledged() >= part)).await
+    };
+
+    reached(messages / 4).await?;
+    let status = cluster.nodes[0].process.terminate(Duration::from_secs(30)).await?;
+    ensure!(status.success(), "the node that was told to stop ended with {status}");
+    let owned = every_partition_is_owned(cluster, &tenant, &event_types, 1, "term").await?;
+    say(&format!("handover: after SIGTERM every partition was owned again within {owned:?}"));
+
+    replacement.restart().await?;
+    reached(messages / 2).await?;
+    cluster.nodes[1].process.kill()?;
+    let killed = Instant::now();
+    cluster.nodes.push(replacement);
+    let owned = every_partition_is_owned(cluster, &tenant, &event_types, 2, "kill").await?;
+    say(&format!("handover: after kill -9 every partition was owned again within {owned:?}"));
+    ensure!(killed.elapsed() < OWNED_AGAIN, "{:?} since kill -9", killed.elapsed());
+
+    // The publisher goes through all nodes in turn; that two of them are away, it bears.
+    let acknowledged = publisher.finish(DRAIN).await?;
+    let arrived = cluster.receiver.wait_for_all("/handover", &acknowledged, DRAIN).await;
+    let mut counts = cluster.receiver.counts("/handover")?;
+    counts.retain(|id, _| acknowledged.contains(id));
+    let count = Count::new(&acknowledged, &counts);
+    say(&format!("handover: {count:?}"));
+    arrived?;
+    ensure!(count.lost == 0);
+    Ok(())
+}
+
+/// A tenant whose subscriptions lie in every partition of `deliveries`, and an event type for each of them.
+async fn one_subscription_for_each_partition(cluster: &Cluster, control: &Api) -> Result<(String, Vec<String>)> {
+    let layout = Layout::default();
+    let tenant = control.new_tenant(&[]).await?;
+    let (mut covered, mut event_types) = (BTreeSet::new(), Vec::new());
+    for number in 0.. {
+        let (id, event_type) = (format!("s{number}"), format!("part.n{number}"));
+        let name = format!("{tenant}/subscriptions/{id}");
+        if !covered.insert(layout.partition(Topic::Deliveries, name.as_bytes())) {
+            continue;
+        }
+        control.new_event_type(&tenant, &event_type).await?;
+        let url = cluster.receiver.url("/handover");
+        let subscription = Subscription { url, event_types: vec![event_type.clone()], ..Subscription::default() };
+        let request =
+            CreateSubscriptionRequest { parent: tenant.clone(), subscription_id: id, subscription: Some(subscription) };
+        control.subscriptions().create_subscription(request).await?;
+        event_types.push(event_type);
+        if covered.len() == usize::try_from(layout.partitions(Topic::Deliveries))? {
+            break;
+        }
+    }
+    Ok((tenant, event_types))
+}
+
+/// Publishes for every partition through one node until each has delivered, and says how long that took.
+async fn every_partition_is_owned(
+    cluster: &Cluster,
+    tenant: &str,
+    event_types: &[String],
+    node: usize,
+    round: &str,
+) -> Result<Duration> {
+    let start = Instant::now();
+    let publisher = cluster.publishers()?.remove(node);
+    let mut open: BTreeSet<&String> = event_types.iter().collect();
+    let mut ids = Vec::new();
+    for event_type in event_types {
+        let data = format!(r#"{{"round":"{round}"}}"#);
+        ids.push((event_type, publisher.publish_one(tenant, event_type, &data, 0).await?));
+    }
+    wait_until("every partition delivers again", OWNED_AGAIN, async || {
+        let counts = cluster.receiver.counts("/handover")?;
+        for (event_type, id) in &ids {
+            if counts.contains_key(id) {
+                open.remove(event_type);
+            }
+        }
+        Ok(open.is_empty())
+    })
+    .await
+    .with_context(|| format!("without an owner: {open:?}"))?;
+    Ok(start.elapsed())
+}

@@ -1,0 +1,120 @@
+//! What fails is tried again through the tiers, what never succeeds ends as a dead letter, and a recipient in trouble
+//! holds up nobody else.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use hookwire_tests::api::{message, secret_of};
+use hookwire_tests::cluster::{Cluster, Options};
+use hookwire_tests::receiver::{Arrival, Behaviour};
+use hookwire_tests::verifier::{Expectation, Verifiers};
+use hookwire_tests::{on_both_shapes, say};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Three attempts, a second between them.
+fn short_schedule() -> Options {
+    Options::default().schedule(&["0s", "1s", "1s"], &["500ms", "2s"])
+}
+
+fn gaps(arrivals: &[Arrival]) -> Vec<u64> {
+    arrivals.windows(2).map(|pair| pair[1].time_ms - pair[0].time_ms).collect()
+}
+
+fn attempts(arrivals: &[Arrival]) -> Vec<&str> {
+    arrivals.iter().map(|arrival| arrival.header("webhook-attempt")).collect()
+}
+
+async fn failures_are_tried_again(cluster: &mut Cluster) -> Result<()> {
+    let control = cluster.control(0)?;
+    let publisher = cluster.publisher()?;
+    let tenant = control.new_tenant(&["r.twice", "r.close", "r.patience"]).await?;
+    let receiver = &cluster.receiver;
+    receiver.script("/twice", [Behaviour::status(500), Behaviour::status(302)], Behaviour::status(204));
+    receiver.script("/close", [Behaviour::Close], Behaviour::status(200));
+    receiver.script("/patience", [Behaviour::retry_after(429, "3")], Behaviour::status(200));
+    let subscription = control.subscribe(&tenant, &receiver.url("/twice"), &["r.twice"]).await?;
+    control.subscribe(&tenant, &receiver.url("/close"), &["r.close"]).await?;
+    let revision = control.subscribe(&tenant, &receiver.url("/patience"), &["r.patience"]).await?.revision;
+    for event_type in ["r.twice", "r.close", "r.patience"] {
+        publisher.publish_one(&tenant, event_type, r#"{"tried":"again"}"#, revision).await?;
+    }
+
+    let twice = receiver.wait("/twice", 3, LIMIT).await?;
+    ensure!(attempts(&twice) == ["1", "2", "3"]);
+    ensure!(twice.iter().all(|arrival| arrival.id() == twice[0].id() && arrival.body == twice[0].body));
+    // The delay less its jitter.
+    ensure!(gaps(&twice).iter().all(|gap| *gap >= 850), "{:?}", gaps(&twice));
+    // Each attempt is signed anew.
+    let expected = Expectation { secret: secret_of(&subscription)?, audience: receiver.origin() };
+    let mut tokens = HashSet::new();
+    let mut verifiers = Verifiers::start()?;
+    for arrival in &twice {
+        let claims = verifiers.accept(arrival, &expected).await?;
+        ensure!(tokens.insert(claims["jti"].to_string()), "the same token twice");
+    }
+
+    let close = receiver.wait("/close", 2, LIMIT).await?;
+    ensure!(attempts(&close) == ["1", "2"]);
+    let patience = receiver.wait("/patience", 2, LIMIT).await?;
+    ensure!(gaps(&patience)[0] >= 3_000, "retry-after was 3 s: {:?}", gaps(&patience));
+    say(&format!("retries, {:?}: gaps {:?} and {:?} ms", cluster.shape, gaps(&twice), gaps(&patience)));
+    Ok(())
+}
+
+async fn the_end_of_the_schedule_is_a_dead_letter(cluster: &mut Cluster) -> Result<()> {
+    let control = cluster.control(0)?;
+    let publisher = cluster.publisher()?;
+    let tenant = control.new_tenant(&["d.never", "d.gone"]).await?;
+    let receiver = &cluster.receiver;
+    receiver.script("/never", [], Behaviour::status(503));
+    receiver.script("/gone", [], Behaviour::status(410));
+    control.subscribe(&tenant, &receiver.url("/never"), &["d.never"]).await?;
+    let revision = control.subscribe(&tenant, &receiver.url("/gone"), &["d.gone"]).await?.revision;
+    publisher.publish_one(&tenant, "d.never", "{}", revision).await?;
+    publisher.publish_one(&tenant, "d.gone", "{}", revision).await?;
+    let never = receiver.wait("/never", 3, LIMIT).await?;
+    ensure!(attempts(&never) == ["1", "2", "3"]);
+    receiver.wait("/gone", 1, LIMIT).await?;
+    // Longer than another attempt would take.
+    let more = receiver.wait("/never", 4, Duration::from_secs(4)).await;
+    ensure!(more.is_err(), "a fourth attempt of three");
+    ensure!(receiver.arrivals("/gone").len() == 1, "another attempt after 410");
+    Ok(())
+}
+
+async fn a_troubled_recipient_holds_up_nobody(cluster: &mut Cluster) -> Result<()> {
+    let control = cluster.control(0)?;
+    let publisher = cluster.publisher()?;
+    let tenant = control.new_tenant(&["t.event"]).await?;
+    let receiver = &cluster.receiver;
+    receiver.script("/hangs", [], Behaviour::Hang);
+    receiver.script("/fails", [], Behaviour::status(500));
+    receiver.script("/slow", [], Behaviour::slow(Duration::from_secs(5)));
+    let mut revision = 0;
+    // Several of the good ones, so that some share a partition with the bad ones.
+    let good: Vec<String> = (0..12).map(|number| format!("/good-{number}")).collect();
+    for path in ["/hangs", "/fails", "/slow"].into_iter().chain(good.iter().map(String::as_str)) {
+        revision = control.subscribe(&tenant, &receiver.url(path), &["t.event"]).await?.revision;
+    }
+    let messages = 300;
+    let start = hookwire_tests::receiver::now_ms();
+    let batch = (0..messages).map(|number| message("t.event", format!(r#"{{"number":{number}}}"#))).collect();
+    let results = publisher.publish(&tenant, batch, revision).await?;
+    ensure!(results.iter().all(|result| result.error.is_none()));
+    let mut slowest = 0;
+    for path in &good {
+        // Well before the first timeout of the one that hangs, 15 s.
+        let arrivals = receiver.wait(path, messages, Duration::from_secs(12)).await?;
+        slowest = slowest.max(arrivals.iter().map(|arrival| arrival.time_ms).max().unwrap_or_default() - start);
+    }
+    let hanging = receiver.arrivals("/hangs").len();
+    ensure!((1..=20).contains(&hanging), "{hanging} requests to the one that hangs, and 20 is the limit");
+    say(&format!("isolation, {:?}: the last of {} good deliveries after {slowest} ms", cluster.shape, 12 * messages));
+    Ok(())
+}
+
+on_both_shapes!(again, short_schedule(), failures_are_tried_again);
+on_both_shapes!(dead_letters, short_schedule(), the_end_of_the_schedule_is_a_dead_letter);
+on_both_shapes!(isolation, Options::default(), a_troubled_recipient_holds_up_nobody);
