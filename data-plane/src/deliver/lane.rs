@@ -73,7 +73,7 @@ impl<T> Lane<T> {
     }
 
     /// What it holds: queued and under way.
-    pub fn len(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.queue.len() + self.under_way
     }
 
@@ -84,7 +84,7 @@ impl<T> Lane<T> {
 
     /// Whether it holds nothing and remembers nothing that matters.
     pub fn is_idle(&self, now_ms: i64) -> bool {
-        self.len() == 0 && self.is_at_cap() && !self.is_backing_off(now_ms) && self.clock_us <= us(now_ms)
+        self.held() == 0 && self.is_at_cap() && !self.is_backing_off(now_ms) && self.clock_us <= us(now_ms)
     }
 
     /// Whether nothing may be begun yet because the recipient named a time.
@@ -359,7 +359,7 @@ mod tests {
                     }
                     Step::Wait(ms) => now += ms,
                 }
-                prop_assert_eq!(lane.len(), lane.queued() + under_way.len());
+                prop_assert_eq!(lane.held(), lane.queued() + under_way.len());
             }
             // Every delivery is in exactly one place: queued, under way, or gone.
             let mut seen = left;

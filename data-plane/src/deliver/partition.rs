@@ -229,7 +229,7 @@ impl Owner {
         let lane = &mut self.lanes.get_mut(&subscription.name).expect("made if there was none").lane;
         lane.set_cap(cap);
         let left = self.node.settings.max_held().saturating_sub(self.held);
-        lane.queued() < self.node.settings.queue && (lane.len() < left / 2 || (lane.len() == 0 && left > 0))
+        lane.queued() < self.node.settings.queue && (lane.held() < left / 2 || (lane.held() == 0 && left > 0))
     }
 
     fn park(&mut self, item: Item) {
