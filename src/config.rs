@@ -213,6 +213,7 @@ fn explain(error: figment::Error) -> Error {
     }
     let setting = path.join(".");
     let detail = match &error.kind {
+        Kind::UnknownVariant(found, known) => format!("`{found}` is none of `{}`", known.join("`, `")),
         kind if !is_secret(&setting) => kind.to_string(),
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) | Kind::InvalidLength(_, expected) => {
             format!("the value (not shown) is not {expected}")
@@ -281,7 +282,7 @@ mod tests {
 
     use super::*;
 
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Settings {
         api: Api,
@@ -296,6 +297,15 @@ mod tests {
         #[serde(with = "humantime_serde")]
         timeout: Duration,
         hosts: Vec<String>,
+        mode: Mode,
+    }
+
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        #[default]
+        Quiet,
+        Plain,
     }
 
     #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -307,15 +317,15 @@ mod tests {
         pool: Option<u32>,
     }
 
-    impl Default for Settings {
-        fn default() -> Self {
-            Self { api: Api::default(), store: Store::default() }
-        }
-    }
-
     impl Default for Api {
         fn default() -> Self {
-            Self { listen: "default".into(), max_bytes: 1, timeout: Duration::from_secs(1), hosts: vec![] }
+            Self {
+                listen: "default".into(),
+                max_bytes: 1,
+                timeout: Duration::from_secs(1),
+                hosts: vec![],
+                mode: Mode::Quiet,
+            }
         }
     }
 
@@ -345,7 +355,7 @@ mod tests {
         let settings = load(file, &environment, &["api.listen=flag"]).expect("valid");
         assert_eq!(
             settings.api,
-            Api { listen: "flag".into(), max_bytes: 3, timeout: Duration::from_secs(2), hosts: vec![] }
+            Api { listen: "flag".into(), max_bytes: 3, timeout: Duration::from_secs(2), ..Api::default() }
         );
         assert_eq!(settings.store, Store::default());
     }
@@ -390,6 +400,8 @@ mod tests {
         let number = refusal("", &[("HOOKWIRE_API__MAX_BYTES", "many")], &[]);
         assert!(number.starts_with("`api.max_bytes` (from HOOKWIRE_API__MAX_BYTES)"), "{number}");
         assert!(number.contains("many") && number.contains("usize"), "{number}");
+        let variant = refusal("[api]\nmode = 'loud'", &[], &[]);
+        assert_eq!(variant, "`api.mode` (in DIR/hookwire.toml): `loud` is none of `quiet`, `plain`");
         let syntax = refusal("api = [", &[], &[]);
         assert!(syntax.starts_with("DIR/hookwire.toml is not TOML"), "{syntax}");
         let flag = refusal("", &[], &["api.listen"]);
@@ -407,13 +419,13 @@ mod tests {
     fn secrets_are_shown_neither_in_errors_nor_on_request() {
         let error = refusal("[store]\npassword = 12345", &[], &[]);
         assert!(error.starts_with("`store.password`") && !error.contains("12345"), "{error}");
-        let mut settings = Settings::default();
-        settings.store = Store {
+        let store = Store {
             url: "postgres://hookwire:hunter2@db/hookwire".into(),
             password: Some("hunter2".into()),
             password_file: Some("/run/secrets/store".into()),
             pool: None,
         };
+        let settings = Settings { store, ..Settings::default() };
         let shown = show(&settings).expect("TOML");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("/run/secrets/store") && shown.contains("timeout = \"1s\""), "{shown}");

@@ -45,7 +45,7 @@ pub fn classify(error: Error) -> anyhow::Error {
     match error {
         Error::Config(config::Error::Store(store::Error::Unavailable(_))) => error.into(),
         Error::Config(_) | Error::Store(store::Error::Setting { .. }) | Error::Tls { .. } => {
-            WrongSettings::from(format!("{:#}", anyhow::Error::from(error)))
+            WrongSettings::from(process::with_causes(&error))
         }
         _ => error.into(),
     }

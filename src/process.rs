@@ -29,6 +29,20 @@ impl WrongSettings {
     }
 }
 
+/// An error with what caused it, each said once: some errors have their cause in their own text.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Runs a program on a runtime of its own.
 pub fn block_on(program: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
@@ -42,7 +56,7 @@ pub fn block_on(program: impl Future<Output = anyhow::Result<()>>) -> anyhow::Re
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     // There is nobody left to tell when this can't be written.
-    let _ = writeln!(std::io::stderr(), "hookwire: {error:#}");
+    let _ = writeln!(io::stderr(), "hookwire: {}", with_causes(&*error));
     ExitCode::from(if error.is::<WrongSettings>() { 2 } else { 1 })
 }
 
@@ -130,6 +144,19 @@ pub async fn run_until_signal(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{setting}: {source}")]
+        struct Outer {
+            setting: &'static str,
+            source: io::Error,
+        }
+        let outer = Outer { setting: "api.listen", source: io::Error::other("in use") };
+        let error = anyhow::Error::from(outer).context("no server");
+        assert_eq!(with_causes(&*error), "no server: api.listen: in use");
+    }
 
     #[test]
     fn wrong_settings_are_told_from_failures() {

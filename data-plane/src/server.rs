@@ -1,6 +1,7 @@
 //! The gRPC server for callers: `PublishService`, health and reflection, over TLS where it is not loopback.
 
 use std::path::Path;
+use std::time::Duration;
 
 use hookwire_proto::DESCRIPTORS;
 use hookwire_proto::v1::publish_service_server::PublishServiceServer;
@@ -12,6 +13,11 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use crate::config;
 use crate::publish::Publish;
+
+/// A connection that is silent for this long is asked whether it lives, and closed if it doesn't answer in time.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// A TLS handshake takes no longer.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The server's certificate; `None` for clear text, which the settings allow on loopback only.
 ///
@@ -49,9 +55,10 @@ pub(crate) async fn serve(
         .with_service_name(<PublishServiceServer<Publish> as NamedService>::NAME)
         .build_v1()
         .expect("the descriptors were made by the compiler");
-    let mut server = Server::builder();
+    let mut server =
+        Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE));
     if let Some(tls) = tls {
-        server = server.tls_config(tls)?;
+        server = server.tls_config(tls.timeout(HANDSHAKE_TIMEOUT))?;
     }
     let draining = async {
         shutdown.cancelled().await;

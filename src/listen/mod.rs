@@ -4,7 +4,7 @@
 //! * [`check`]: is it signed, is its token valid, has it not expired
 //! * [`answer`]: what it answers (pure)
 //! * [`report`]: what it prints, and what it writes to a file for tests
-//! * [`tls`]: HTTPS
+//! * [`tls`]: HTTPS from files, or with an authority of its own
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -14,7 +14,7 @@ use super::Error;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The control planes' addresses for nodes, such as `https://control-plane:7702`; one after another is tried. `http`
+    /// The control planes' addresses for nodes, such as `https://control-plane:7403`; one after another is tried. `http`
     /// is for loopback only.
     pub endpoints: Vec<String>,
     /// The certificates, in PEM, of the authority that the control plane's certificate is checked against. The system's
@@ -67,7 +67,7 @@ impl Settings {
         if self.endpoints.is_empty() {
             return wrong(
                 "control_plane.endpoints",
-                "must name at least one, such as [\"https://control-plane:7702\"]",
+                "must name at least one, such as [\"https://control-plane:7403\"]",
             );
         }
         for endpoint in &self.endpoints {
@@ -78,7 +78,7 @@ impl Settings {
                 Some("http") => {
                     return wrong("control_plane.endpoints", "must begin with https://; http:// is for loopback only");
                 }
-                _ => return wrong("control_plane.endpoints", "must each be like \"https://control-plane:7702\""),
+                _ => return wrong("control_plane.endpoints", "must each be like \"https://control-plane:7403\""),
             }
         }
         if self.cert_file.is_some() != self.key_file.is_some() {
