@@ -247,7 +247,7 @@ async fn what_retention_takes_before_it_is_read_is_counted_and_passed() {
     let lost = 1_000 - offsets.len();
     assert!(offsets.is_sorted() && lost > 500 && offsets.ends_with(&(900..1_000).collect::<Vec<_>>()), "{offsets:?}");
     assert_eq!(log.lost_records(), u64::try_from(lost).unwrap());
-    drop(partition);
+    drop((partition, consumer));
     log.close().await;
 }
 
@@ -276,7 +276,7 @@ async fn what_is_read_and_not_finished_is_committed_as_such() {
         }
     })
     .await;
-    drop(partition);
+    drop((partition, consumer));
     log.close().await;
 }
 
@@ -310,7 +310,7 @@ async fn a_log_over_tls_with_scram_works_and_a_wrong_password_does_not() {
         partition = assigned(&mut consumer).await;
     }
     assert_eq!(within("the record", partition.next()).await.unwrap().value, "sealed");
-    drop(partition);
+    drop((partition, consumer));
     log.close().await;
 
     std::fs::write(&password_file, "guess\n").unwrap();

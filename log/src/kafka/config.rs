@@ -350,6 +350,9 @@ impl Settings {
             .set("auto.offset.reset", "error")
             .set("check.crcs", "true")
             .set("fetch.min.bytes", "1")
+            // A fetch that waits for records holds up the next one from the same broker, which a partition that is read on
+            // after a pause, or that is new, needs.
+            .set("fetch.wait.max.ms", "20")
             .set("fetch.error.backoff.ms", "50")
             // What is ahead of us in librdkafka, for all partitions together, and in one fetch of one partition: bounds memory,
             // and what is thrown away when a partition is paused.
