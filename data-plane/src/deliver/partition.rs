@@ -215,8 +215,8 @@ impl Owner {
         self.defer(item);
     }
 
-    /// Whether a subscription's lane, which is made if there is none, takes one more. What a lane may hold shrinks with
-    /// what is left of the partition's bound, so that a few slow lanes can't take all of it.
+    /// Whether a subscription's lane, which is made if there is none, takes one more. What a lane may hold shrinks faster than
+    /// what is left of the partition's bound, so that more than a hundred slow lanes leave a place for the next.
     fn has_room(&mut self, subscription: &Subscription, now: i64) -> bool {
         let cap = subscription.max_concurrency.unwrap_or(self.node.concurrency);
         if !self.lanes.contains_key(&subscription.name) {
@@ -228,8 +228,15 @@ impl Owner {
         }
         let lane = &mut self.lanes.get_mut(&subscription.name).expect("made if there was none").lane;
         lane.set_cap(cap);
-        let left = self.node.settings.max_held().saturating_sub(self.held);
-        lane.queued() < self.node.settings.queue && (lane.held() < left / 2 || (lane.held() == 0 && left > 0))
+        let (held, queued) = (lane.held(), lane.queued());
+        let (left, max_held) = (self.left(), self.node.settings.max_held());
+        let may_hold = (left * left / (8 * max_held)).max(1);
+        queued < self.node.settings.queue && held < may_hold && left > 0
+    }
+
+    /// How many more deliveries this owner may hold.
+    fn left(&self) -> usize {
+        self.node.settings.max_held().saturating_sub(self.held)
     }
 
     fn park(&mut self, item: Item) {
@@ -260,7 +267,7 @@ impl Owner {
 
     fn soon_has_room(&self, item: &Item) -> bool {
         let of_lane = self.lanes.get(item.delivery.subscription.as_str()).map_or(0, |entry| entry.soon);
-        of_lane < self.node.settings.queue && self.soon.len() < self.node.settings.max_held() / 2
+        of_lane < self.node.settings.queue && self.left() > self.node.settings.max_held() / 2
     }
 
     fn wait_soon(&mut self, item: Item, at: i64) {
