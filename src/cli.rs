@@ -27,9 +27,9 @@ pub enum Command {
     /// Run everything in one process, with one data directory: for trying out and for development
     Dev(Dev),
     /// Run a control plane: the API, and the configuration of the nodes
-    ControlPlane(Settings),
+    ControlPlane(Plane),
     /// Run a data-plane node: publishing, delivering, retrying
-    DataPlane(Settings),
+    DataPlane(Plane),
     /// Create or check the topics in Kafka
     #[command(subcommand)]
     Topics(Topics),
@@ -41,7 +41,7 @@ pub enum Command {
 }
 
 /// Where settings come from.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Settings {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "HOOKWIRE_CONFIG")]
@@ -49,6 +49,17 @@ pub struct Settings {
     /// Set one setting, such as `--set telemetry.format=json` (may be repeated)
     #[arg(long = "set", value_name = "SECTION.FIELD=VALUE")]
     pub set: Vec<String>,
+}
+
+/// `hookwire control-plane` and `hookwire data-plane`.
+#[derive(Debug, Args)]
+pub struct Plane {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Write the addresses that it listens on to this file, as JSON: for ports that are set to 0
+    #[arg(long, value_name = "FILE")]
+    pub listening_file: Option<PathBuf>,
 }
 
 /// `hookwire dev`.

@@ -6,11 +6,14 @@ use clap::Parser as _;
 
 mod cli;
 mod config;
+mod control_plane;
+mod data_plane;
 mod dev;
 mod listen;
 mod process;
 mod settings;
 mod telemetry;
+mod topics;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -22,8 +25,11 @@ fn main() -> ExitCode {
 
 async fn run(cli: cli::Cli) -> anyhow::Result<()> {
     match cli.command {
-        cli::Command::Listen(args) => listen::run(args).await,
         cli::Command::Dev(args) => dev::run(args).await,
-        _ => anyhow::bail!("not yet"),
+        cli::Command::ControlPlane(args) => control_plane::run(args).await,
+        cli::Command::DataPlane(args) => data_plane::run(args).await,
+        cli::Command::Topics(args) => topics::run(args).await,
+        cli::Command::Listen(args) => listen::run(args).await,
+        cli::Command::Config(args) => settings::show(args),
     }
 }

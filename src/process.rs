@@ -1,13 +1,21 @@
 //! What a process does whatever it runs: signals, draining with a deadline, exit codes.
 
+use std::fs::{self, OpenOptions};
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use crate::config::Sources;
+use crate::{cli, telemetry};
 
 /// Settings or arguments are wrong: exit code 2, as for a wrong command line.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +44,41 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     // There is nobody left to tell when this can't be written.
     let _ = writeln!(std::io::stderr(), "hookwire: {error:#}");
     ExitCode::from(if error.is::<WrongSettings>() { 2 } else { 1 })
+}
+
+/// Reads the settings, and sets up how the process logs.
+pub fn configure<S: Configured>(sources: cli::Settings) -> anyhow::Result<S> {
+    let settings: S = load(sources)?;
+    telemetry::init(settings.telemetry()).map_err(WrongSettings::from)?;
+    Ok(settings)
+}
+
+/// Reads settings.
+pub fn load<S: Configured>(sources: cli::Settings) -> anyhow::Result<S> {
+    Sources::of_process(sources.config, sources.set).load(S::default()).map_err(WrongSettings::from)
+}
+
+/// Settings of a subcommand.
+pub trait Configured: Default + Serialize + DeserializeOwned {
+    /// How it logs.
+    fn telemetry(&self) -> &telemetry::Settings;
+}
+
+/// Writes where a process listens to the file that it was told, if it was.
+pub fn write_listening(path: Option<&Path>, listening: &serde_json::Value) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    write_private(path, &format!("{listening}\n")).with_context(|| format!("--listening-file {}", path.display()))
+}
+
+/// Writes a file that only its owner may read: whole, or not at all, also in spite of a crash.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 /// SIGTERM and SIGINT, caught from when this is made.

@@ -7,19 +7,23 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+/// What is logged by default.
+const QUIET: &str = "info,fjall=warn,lsm_tree=warn,sea_orm_migration=warn";
+
 /// How the program logs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// `text` for people, `json` (one object on each line) for machines. `text` by default.
     pub format: Format,
-    /// What is logged, as directives of `tracing`: `info` by default; `info,hookwire_data_plane=debug` for more of one part.
+    /// What is logged, as directives of `tracing`; by default `info`, and of the libraries that talk much `warn`. Such as
+    /// `info,hookwire_data_plane=debug` for more of one part.
     pub filter: String,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { format: Format::Text, filter: "info".into() }
+        Self { format: Format::Text, filter: QUIET.into() }
     }
 }
 

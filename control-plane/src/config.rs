@@ -81,7 +81,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiSettings {
-    /// Where it listens.
+    /// Where it listens. `127.0.0.1:7401` by default.
     pub listen: SocketAddr,
     /// Its certificate and those above it, PEM. Needed where it listens outside loopback.
     pub tls_cert_file: Option<PathBuf>,
@@ -100,7 +100,7 @@ pub struct ApiSettings {
 impl Default for ApiSettings {
     fn default() -> Self {
         Self {
-            listen: loopback(7400),
+            listen: loopback(7401),
             tls_cert_file: None,
             tls_key_file: None,
             insecure: false,
@@ -114,7 +114,7 @@ impl Default for ApiSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushSettings {
-    /// Where it listens.
+    /// Where it listens. `127.0.0.1:7403` by default.
     pub listen: SocketAddr,
     /// Its certificate and those above it, PEM. Needed where it listens outside loopback.
     pub tls_cert_file: Option<PathBuf>,
@@ -130,7 +130,7 @@ pub struct PushSettings {
 impl Default for PushSettings {
     fn default() -> Self {
         Self {
-            listen: loopback(7401),
+            listen: loopback(7403),
             tls_cert_file: None,
             tls_key_file: None,
             tls_client_ca_file: None,
@@ -143,13 +143,13 @@ impl Default for PushSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpsSettings {
-    /// Where `/livez` and `/readyz` listen, plain HTTP.
+    /// Where `/livez` and `/readyz` listen, plain HTTP. `127.0.0.1:7404` by default.
     pub listen: SocketAddr,
 }
 
 impl Default for OpsSettings {
     fn default() -> Self {
-        Self { listen: loopback(7402) }
+        Self { listen: loopback(7404) }
     }
 }
 

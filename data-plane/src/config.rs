@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::retry::schedule::Schedule;
-use crate::{cache, deliver, publish};
+use crate::{cache, deliver, dispatch, publish};
 
 /// The settings of a node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -21,6 +21,10 @@ pub struct Settings {
     pub control_plane: cache::watch::Settings,
     /// Taking messages.
     pub publish: publish::Settings,
+    /// Making deliveries of messages.
+    pub dispatch: dispatch::Settings,
+    /// How much of what is to be delivered is held in memory.
+    pub lanes: deliver::lanes::Settings,
     /// Making attempts.
     pub deliver: deliver::Settings,
     /// When there is another attempt.
@@ -97,6 +101,8 @@ impl Settings {
         self.listen.validate().map_err(|error| error.to_string())?;
         self.control_plane.validate().map_err(|error| error.to_string())?;
         self.publish.validate().map_err(|error| error.to_string())?;
+        self.dispatch.validate().map_err(|error| error.to_string())?;
+        self.lanes.validate().map_err(|error| error.to_string())?;
         self.deliver.validate().map_err(|error| error.to_string())?;
         self.retry.validate().map_err(|error| error.to_string())?;
         Ok(())

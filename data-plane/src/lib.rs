@@ -57,7 +57,7 @@ pub use config::Settings;
 
 use cache::Config;
 use cache::watch::Watch;
-use deliver::Attempter;
+use deliver::{Attempter, Deliver};
 use ops::Readiness;
 use parts::Parts;
 use publish::Publish;
@@ -124,7 +124,8 @@ impl Node {
         settings.validate().map_err(Error::Setting)?;
         let tls = server::tls(&settings.listen).map_err(setting)?;
         let attempter = Attempter::new(&settings.deliver, master_keys).map_err(setting)?;
-        let watch = Watch::new(settings.control_plane.clone(), settings.node.id()).map_err(setting)?;
+        let id = settings.node.id();
+        let watch = Watch::new(settings.control_plane.clone(), id.clone()).map_err(setting)?;
         let (config, layout) = (watch.config(), watch.layout());
         let readiness = Readiness::new(config.clone(), shutdown.clone(), settings.node.max_clock_skew);
 
@@ -140,10 +141,33 @@ impl Node {
             () = shutdown.cancelled() => return Ok(()),
         };
 
+        let (attempts, collector) = attempts::collector(log.clone());
+        let publish = Publish::new(config.clone(), log.clone(), settings.publish, shutdown.clone());
+        let dispatch = dispatch::run(
+            log.clone(),
+            config.clone(),
+            settings.dispatch,
+            settings.retry.clone(),
+            attempts.clone(),
+            shutdown.clone(),
+        );
+        let deliver = Deliver {
+            log: log.clone(),
+            config: config.clone(),
+            lanes: settings.lanes,
+            concurrency: settings.deliver.max_concurrency,
+            schedule: settings.retry,
+            attempts,
+            attempter: Arc::new(attempter),
+            node: id,
+        };
         let mut stages = Parts::default();
-        let publish = Publish::new(config.clone(), log.clone(), settings.publish.clone(), shutdown.clone());
         stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
-        let _ = &attempter;
+        stages.spawn("dispatch", dispatch);
+        stages.spawn("deliver", deliver::run(deliver, shutdown.clone()));
+        stages.spawn("retry", retry::run(log.clone(), shutdown.clone()));
+        // Ends with those who record attempts.
+        stages.spawn_endless("the collector of attempts", collector);
 
         let checks = readiness.clone().keep_checking(log.clone(), settings.node.check_interval);
         support.spawn_endless("the check of the log", end.clone().run_until_cancelled_owned(checks));

@@ -4,12 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Json, Router};
 use hookwire_log::{Health, Log};
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -114,14 +113,16 @@ pub(crate) async fn serve(listener: TcpListener, readiness: Readiness, shutdown:
     }
 }
 
-async fn livez() -> Json<Value> {
-    Json(json!({ "live": true }))
+async fn livez() -> &'static str {
+    "alive\n"
 }
 
-async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, Json<Value>) {
+async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     let reasons = readiness.reasons();
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "because": reasons })))
+    if reasons.is_empty() {
+        return (StatusCode::OK, "ready\n".into());
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
 }
 
 #[cfg(test)]

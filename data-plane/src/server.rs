@@ -6,6 +6,7 @@ use hookwire_proto::DESCRIPTORS;
 use hookwire_proto::v1::publish_service_server::PublishServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
@@ -41,15 +42,13 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PublishServiceServer<Publish>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            // Error details: without their descriptors grpcurl shows bytes.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("hookwire.v1.PublishService")
-            .with_service_name("grpc.health.v1.Health")
-    };
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        // Error details: without their descriptors grpcurl shows bytes.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(<PublishServiceServer<Publish> as NamedService>::NAME)
+        .build_v1()
+        .expect("the descriptors were made by the compiler");
     let mut server = Server::builder();
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;
@@ -61,8 +60,7 @@ pub(crate) async fn serve(
     };
     server
         .add_service(health_service)
-        .add_service(reflection().build_v1().expect("descriptors are well formed"))
-        .add_service(reflection().build_v1alpha().expect("descriptors are well formed"))
+        .add_service(reflection)
         .add_service(publish.into_server())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), draining)
         .await

@@ -193,6 +193,11 @@ pub(crate) fn partition(
 }
 
 impl Feed {
+    /// The topic and the partition.
+    pub(crate) fn place(&self) -> (Topic, i32) {
+        (self.shared.topic, self.shared.number)
+    }
+
     /// Hands a record over.
     pub(crate) fn push(&self, record: Record) {
         self.shared.buffered_records.fetch_add(1, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hookwire_control_plane::auth;
 use hookwire_control_plane::store::{Error, NewApiKey, Store};
 use hookwire_proto::name;
 use hookwire_proto::v1::api_key::Role;
@@ -12,6 +13,9 @@ use super::welcome::Keys;
 
 /// The tenant's id.
 const TENANT: &str = "demo";
+/// Ids of its API keys.
+const ADMIN_KEY: &str = "dev-admin";
+const PUBLISHER_KEY: &str = "dev-publisher";
 /// Its event types, and what they mean.
 const EVENT_TYPES: [(&str, &str); 4] = [
     ("invoice.paid", "An invoice was paid in full"),
@@ -32,8 +36,8 @@ pub fn keys(directory: &Directory) -> anyhow::Result<Keys> {
         None => {
             let keys = Keys {
                 tenant: format!("tenants/{TENANT}"),
-                admin_key: api_key("dev-admin"),
-                publisher_key: api_key("dev-publisher"),
+                admin_key: new_key(ADMIN_KEY),
+                publisher_key: new_key(PUBLISHER_KEY),
                 signing_secret: format!("whsec_{}", STANDARD.encode(rand::random::<[u8; 32]>())),
             };
             directory.write_json(KEYS_FILE, &keys)?;
@@ -44,8 +48,8 @@ pub fn keys(directory: &Directory) -> anyhow::Result<Keys> {
     Ok(keys)
 }
 
-fn api_key(id: &str) -> String {
-    format!("hwk_{id}_{}", STANDARD.encode(rand::random::<[u8; 32]>()).replace(['+', '/', '='], ""))
+fn new_key(id: &str) -> String {
+    auth::new_key(&name::ApiKey { api_key: id.into() }).to_string()
 }
 
 /// Makes sure that the tenant, its event types and the keys are in the store.
@@ -64,7 +68,7 @@ pub async fn ensure(store: &Store, keys: &Keys) -> anyhow::Result<()> {
         tenant: Some(&tenant),
         key: &keys.publisher_key,
     };
-    for (id, new) in [("dev-admin", admin), ("dev-publisher", publisher)] {
+    for (id, new) in [(ADMIN_KEY, admin), (PUBLISHER_KEY, publisher)] {
         store.ensure_api_key(&name::ApiKey { api_key: id.into() }, new).await.context("its API keys")?;
     }
     Ok(())
@@ -101,7 +105,7 @@ mod tests {
         let revision = store.revision().await.expect("a revision");
         ensure(&store, &first).await.expect("nothing to do");
         assert_eq!(store.revision().await.expect("a revision"), revision, "a restart writes nothing");
-        let hash = hookwire_control_plane::auth::hash(&first.publisher_key);
+        let hash = auth::hash(&first.publisher_key);
         let found = store.api_key_by_hash(&hash).await.expect("found").expect("the key");
         assert_eq!((found.name.as_str(), found.tenant.as_str()), ("apiKeys/dev-publisher", "tenants/demo"));
     }

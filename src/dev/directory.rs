@@ -1,12 +1,14 @@
 //! The data directory of `dev`: one process at a time, secrets for its owner only.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::process;
 
 /// What can't be done with a data directory.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +94,8 @@ impl Directory {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, name: &str, text: &str) -> Result<(), Error> {
-        write(&self.file(name), text)
+        let path = self.file(name);
+        process::write_private(&path, text).map_err(failed(path))
     }
 
     /// The same, as JSON.
@@ -115,23 +118,6 @@ impl Directory {
             _ => Ok(()),
         }
     }
-}
-
-/// Writes a file that only its owner may read: whole, or not at all, also in spite of a crash.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    let written = (|| {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    })();
-    written.map_err(failed(path.to_owned()))
 }
 
 fn failed(path: PathBuf) -> impl FnOnce(io::Error) -> Error {

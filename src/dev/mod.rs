@@ -6,23 +6,23 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use hookwire_control_plane::store::{Store, StoreSettings};
-use hookwire_data_plane as data_plane;
+use hookwire_control_plane::ControlPlane;
+use hookwire_control_plane::store::StoreSettings;
+use hookwire_data_plane::{Node, OpenLog};
 use hookwire_log::embedded::EmbeddedLog;
 use hookwire_log::{Layout, Log};
 use hookwire_proto::seal::MasterKeys;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Sources;
 use crate::process::{self, Signals, WrongSettings};
-use crate::{cli, settings, telemetry};
+use crate::{cli, control_plane, data_plane, settings};
 
 mod demo;
 mod directory;
@@ -40,78 +40,78 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the subcommand.
 pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
-    let mut settings: settings::Dev = Sources::of_process(args.settings.config, args.settings.set)
-        .load(settings::Dev::default())
-        .map_err(WrongSettings::from)?;
-    telemetry::init(&settings.telemetry).map_err(WrongSettings::from)?;
+    let mut settings: settings::Dev = process::configure(args.settings)?;
     if !args.listen.is_loopback() {
         let how = "what `dev` serves is not encrypted: choose a loopback address such as 127.0.0.1";
         return Err(WrongSettings::from(format!("--listen {}: {how}", args.listen)));
     }
-    let layout = settings.log.layout()?;
     let signals = Signals::catch()?;
 
-    let directory = Directory::open(&args.data_dir).map_err(WrongSettings::from)?;
+    // Locked until the end.
+    let directory = Arc::new(Directory::open(&args.data_dir).map_err(WrongSettings::from)?);
     directory.remove(LISTENING_FILE)?;
     let master_keys = master_keys(&directory)?;
     let keys = demo::keys(&directory)?;
-    let store = open_store(&directory, master_keys.clone()).await?;
-    demo::ensure(&store, &keys).await?;
 
     let ports = Ports::bind(SocketAddr::new(args.listen, args.port)).await?;
     let listening = ports.listening(&directory)?;
-    settings.deliver.egress.refuse_ports.extend(ports.numbers(&listening));
+    settings.deliver.egress.refuse_ports.extend(listening.ports());
+    let node_settings = node_settings(&settings, &listening);
+    node_settings.validate().map_err(WrongSettings::from)?;
 
-    let (shutdown, nodes_gone) = (CancellationToken::new(), CancellationToken::new());
-    let control_plane =
-        control_plane(&settings, layout, store, (ports.api, ports.push, ports.control_plane_ops), nodes_gone.clone());
-    let node = data_plane::Node {
-        settings: node_settings(&settings, &listening),
-        master_keys,
-        open_log: open_log(&settings, &directory),
-        listeners: data_plane::Listeners { publish: ports.publish, ops: ports.data_plane_ops },
-        on_ready: Box::new(move || {
-            if let Err(error) = welcome(&directory, &args.data_dir, &listening, &keys) {
-                tracing::error!(%error, "the welcome can't be written");
-            }
-        }),
-    };
+    let control_plane = ControlPlane::open(control_plane_settings(&settings, &listening, &directory))
+        .await
+        .map_err(control_plane::classify)?;
+    demo::ensure(control_plane.store(), &keys).await?;
+    let for_control_plane =
+        hookwire_control_plane::Listeners { api: ports.api, push: ports.push, ops: ports.control_plane_ops };
 
     let deadline = settings.node.drain_timeout + 2 * DRAIN_TIMEOUT;
-    let service = run_both(node, control_plane, shutdown.clone(), nodes_gone);
-    process::run_until_signal(signals, service, shutdown, deadline).await
+    let node = Node {
+        settings: node_settings,
+        master_keys,
+        open_log: open_log(directory.file("log")),
+        listeners: hookwire_data_plane::Listeners { publish: ports.publish, ops: ports.data_plane_ops },
+        on_ready: {
+            let directory = directory.clone();
+            Box::new(move || {
+                if let Err(error) = welcome(&directory, &args.data_dir, &listening, &keys) {
+                    tracing::error!(%error, "the welcome can't be written");
+                }
+            })
+        },
+    };
+
+    let (shutdown, node_gone) = (CancellationToken::new(), CancellationToken::new());
+    let service = run_both(
+        node.run(shutdown.clone()).map(|ended| ended.map_err(data_plane::classify)),
+        control_plane.serve(for_control_plane, node_gone.clone()).map(|ended| ended.map_err(control_plane::classify)),
+        node_gone,
+    );
+    let ended = process::run_until_signal(signals, service, shutdown, deadline).await;
+    directory.remove(LISTENING_FILE)?;
+    ended
 }
 
 /// Runs both planes. The node drains first: until it has, the control plane is there for it.
 async fn run_both(
-    node: data_plane::Node,
+    node: impl Future<Output = anyhow::Result<()>> + Send,
     control_plane: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    shutdown: CancellationToken,
-    nodes_gone: CancellationToken,
+    node_gone: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut control_plane = tokio::spawn(control_plane);
-    let node = async { node.run(shutdown.clone()).await.map_err(node_error) };
     tokio::select! {
-        result = node => result?,
+        ended = node => ended?,
         ended = &mut control_plane => {
             ended.context("the control plane panicked")??;
             anyhow::bail!("the control plane ended though nobody told it to");
         }
     }
-    nodes_gone.cancel();
+    node_gone.cancel();
     tokio::time::timeout(DRAIN_TIMEOUT, control_plane)
         .await
-        .context("the control plane did not drain")?
+        .context("the control plane did not drain in time")?
         .context("the control plane panicked")?
-}
-
-fn node_error(error: data_plane::Error) -> anyhow::Error {
-    match error {
-        data_plane::Error::Setting(_) | data_plane::Error::Log(hookwire_log::Error::Setting { .. }) => {
-            WrongSettings::from(error)
-        }
-        error => error.into(),
-    }
 }
 
 /// Reads the master key, which is made at the first start.
@@ -128,19 +128,8 @@ fn master_keys(directory: &Directory) -> anyhow::Result<Arc<MasterKeys>> {
     Ok(Arc::new(keys))
 }
 
-async fn open_store(directory: &Directory, master_keys: Arc<MasterKeys>) -> anyhow::Result<Store> {
-    let path = directory.file("hookwire.db").display().to_string();
-    // In a URL these three would not mean themselves.
-    let path = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
-    let settings = StoreSettings { url: format!("sqlite://{path}?mode=rwc"), ..StoreSettings::default() };
-    Store::open(&settings, master_keys).await.context("the store can't be opened")
-}
-
-fn open_log(settings: &settings::Dev, directory: &Directory) -> data_plane::OpenLog {
-    let mut embedded = settings.log.embedded.clone().unwrap_or_default();
-    if embedded.dir == hookwire_log::embedded::Settings::default().dir {
-        embedded.dir = directory.file("log");
-    }
+fn open_log(dir: PathBuf) -> OpenLog {
+    let embedded = hookwire_log::embedded::Settings { dir, ..Default::default() };
     Arc::new(move |layout: Layout| {
         let embedded = embedded.clone();
         async move {
@@ -154,19 +143,45 @@ fn open_log(settings: &settings::Dev, directory: &Directory) -> data_plane::Open
     })
 }
 
-fn node_settings(settings: &settings::Dev, listening: &Listening) -> data_plane::Settings {
-    data_plane::Settings {
+fn control_plane_settings(
+    settings: &settings::Dev,
+    listening: &Listening,
+    directory: &Directory,
+) -> hookwire_control_plane::config::Settings {
+    use hookwire_control_plane::config::{
+        ApiSettings, EgressSettings, OpsSettings, PushSettings, SecretSettings, Settings,
+    };
+    let egress = &settings.deliver.egress;
+    Settings {
+        api: ApiSettings { listen: listening.api, ..Default::default() },
+        push: PushSettings { listen: listening.push, ..Default::default() },
+        ops: OpsSettings { listen: listening.control_plane_ops },
+        store: StoreSettings { url: sqlite_url(&directory.file("hookwire.db")), ..Default::default() },
+        secrets: SecretSettings { master_key_file: Some(directory.file(MASTER_KEY_FILE)), ..Default::default() },
+        egress: EgressSettings { allow: egress.allow.clone(), allow_http: egress.allow_http },
+        log: settings.log.clone(),
+        ..Default::default()
+    }
+}
+
+fn sqlite_url(path: &Path) -> String {
+    // In a URL these three would not mean themselves.
+    let path = path.display().to_string().replace('%', "%25").replace('?', "%3F").replace('#', "%23");
+    format!("sqlite://{path}?mode=rwc")
+}
+
+fn node_settings(settings: &settings::Dev, listening: &Listening) -> hookwire_data_plane::Settings {
+    use hookwire_data_plane::{Settings, cache, config};
+    Settings {
         node: settings.node.clone(),
-        listen: data_plane::config::Listen {
-            publish: listening.publish,
-            ops: listening.data_plane_ops,
-            ..Default::default()
-        },
-        control_plane: data_plane::cache::watch::Settings {
+        listen: config::Listen { publish: listening.publish, ops: listening.data_plane_ops, ..Default::default() },
+        control_plane: cache::watch::Settings {
             endpoints: vec![format!("http://{}", listening.push)],
             ..Default::default()
         },
         publish: settings.publish.clone(),
+        dispatch: settings.dispatch.clone(),
+        lanes: settings.lanes.clone(),
         deliver: settings.deliver.clone(),
         retry: settings.retry.clone(),
     }
@@ -211,11 +226,6 @@ impl Ports {
             keys: directory.file(demo::KEYS_FILE),
         })
     }
-
-    fn numbers(&self, listening: &Listening) -> [u16; 5] {
-        let Listening { api, publish, push, control_plane_ops, data_plane_ops, .. } = listening;
-        [api, publish, push, control_plane_ops, data_plane_ops].map(SocketAddr::port)
-    }
 }
 
 /// Says where it listens and what to try: to people, and in a file to programs.
@@ -227,25 +237,4 @@ fn welcome(directory: &Directory, data_dir: &Path, listening: &Listening, keys: 
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
-}
-
-/// The control plane, as far as it is there: it pushes, and has no API yet.
-fn control_plane(
-    settings: &settings::Dev,
-    layout: Layout,
-    store: Store,
-    (_api, push, _ops): (TcpListener, TcpListener, TcpListener),
-    shutdown: CancellationToken,
-) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
-    use hookwire_control_plane::push::Push;
-    let node_settings = hookwire_proto::config::Settings { layout: Some((&layout).into()) };
-    let service = Push::start(Arc::new(store), settings.push.clone(), node_settings, shutdown.clone()).into_server();
-    async move {
-        let incoming = tonic::transport::server::TcpIncoming::from(push);
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-            .await?;
-        Ok(())
-    }
 }

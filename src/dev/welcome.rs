@@ -38,6 +38,14 @@ pub struct Listening {
     pub keys: PathBuf,
 }
 
+impl Listening {
+    /// Its ports.
+    pub fn ports(&self) -> [u16; 5] {
+        let Self { api, publish, push, control_plane_ops, data_plane_ops, .. } = self;
+        [api, publish, push, control_plane_ops, data_plane_ops].map(SocketAddr::port)
+    }
+}
+
 /// The text.
 pub fn text(program: &str, data_dir: &str, secret_file: &str, listening: &Listening, keys: &Keys) -> String {
     let mut text = String::new();

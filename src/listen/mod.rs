@@ -219,3 +219,6 @@ async fn receive(
         None => status.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn json_is_printed_readably_and_as_it_is_otherwise() {
-        assert_eq!(body(br#"{"a":1}"#), "  {\n    \"a\": 1\n  }\n");
+        assert_eq!(body(br#"{"b":1,"a":2}"#), "  {\n    \"b\": 1,\n    \"a\": 2\n  }\n");
         assert_eq!(body("h\u{e9}\u{1b}[2J".as_bytes()), "  h\u{e9}\u{fffd}[2J\n");
         assert_eq!(body(&[0xff, 0xfe]), "  (2 bytes that are not text)\n");
         assert_eq!(body(b""), "");

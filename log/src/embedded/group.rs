@@ -320,7 +320,8 @@ impl Owned {
         let nothing_new = progress.committed.as_ref().unwrap_or(&Committed::default()) == &committed;
         let over = progress.over;
         progress.over |= last;
-        if over || nothing_new {
+        // The last one is written in any case: one that says the same may still wait, and the next owner must not be before it.
+        if over || (nothing_new && !last) {
             return None;
         }
         progress.committed = Some(committed.clone());

@@ -290,6 +290,7 @@ impl Settings {
             .set("message.max.bytes", MAX_QUARANTINE_BATCH_BYTES.to_string())
             .set("socket.keepalive.enable", "true")
             .set("socket.nagle.disable", "true")
+            .set("socket.timeout.ms", "10000")
             // A broker that was killed is back soon: look often.
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
@@ -349,6 +350,9 @@ impl Settings {
             .set("auto.offset.reset", "error")
             .set("check.crcs", "true")
             .set("fetch.min.bytes", "1")
+            // A fetch that waits for records holds up the next one from the same broker, which a partition that is read on
+            // after a pause, or that is new, needs.
+            .set("fetch.wait.max.ms", "20")
             .set("fetch.error.backoff.ms", "50")
             // What is ahead of us in librdkafka, for all partitions together, and in one fetch of one partition: bounds memory,
             // and what is thrown away when a partition is paused.

@@ -1,7 +1,7 @@
 //! Membership in a consumer group: which partitions are ours, and what is committed of them.
 //!
-//! One thread polls the consumer and does everything that concerns the group. librdkafka's callbacks, which run inside of
-//! the poll, only note what happened. A rebalance is answered when its work is done: an assignment when the committed
+//! One thread polls the consumer and does everything that concerns the group but commits. librdkafka's callbacks, which run
+//! inside of the poll, only note what happened. A rebalance is answered when its work is done: an assignment when the committed
 //! offsets are known, a revocation when the partitions are drained and their last commit has succeeded; until it is answered
 //! nobody else gets them, and polling and committing go on.
 
@@ -13,13 +13,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use super::committer::{Commit, Outcome};
 use super::context::{Key, Names, Voice};
 use super::fetcher::{Vanished, Wish, list, said};
 use crate::consumer::{self, Feed};
@@ -34,15 +35,14 @@ const HASTE: Duration = Duration::from_millis(5);
 const LOOK_UP: Duration = Duration::from_secs(1);
 /// How long a drained partition is held for its last commit. Without it some records are redone, none is lost.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
-/// librdkafka answers each commit; should it ever not, the next one is sent after this.
-const COMMIT_ANSWER: Duration = Duration::from_secs(30);
 
 pub(super) struct Member {
-    pub(super) consumer: BaseConsumer<Group>,
+    pub(super) consumer: Arc<BaseConsumer<Group>>,
     pub(super) names: Arc<Names>,
     pub(super) options: ConsumerOptions,
-    /// For how long after a commit a partition is surely ours.
-    pub(super) fresh_for: Duration,
+    pub(super) commits: Sender<Commit>,
+    pub(super) outcomes: Receiver<Outcome>,
+    pub(super) committer: JoinHandle<()>,
     pub(super) wishes: Sender<Wish>,
     pub(super) vanished: Receiver<Vanished>,
     pub(super) fetcher: JoinHandle<()>,
@@ -58,7 +58,8 @@ pub(super) struct State {
     unanswered: VecDeque<Rebalance>,
     leaving: Option<Drain>,
     commit_due: Instant,
-    commit_sent: Option<Instant>,
+    /// One commit is under way at a time.
+    is_committing: bool,
 }
 
 impl Default for State {
@@ -68,15 +69,14 @@ impl Default for State {
             unanswered: VecDeque::new(),
             leaving: None,
             commit_due: Instant::now(),
-            commit_sent: None,
+            is_committing: false,
         }
     }
 }
 
 struct Owned {
     feed: Arc<Feed>,
-    since: Instant,
-    /// When the last commit that succeeded was sent.
+    /// What was finished by then is committed.
     committed: Option<Instant>,
 }
 
@@ -99,6 +99,7 @@ impl Member {
             self.poll();
             self.note_events();
             self.note_vanished();
+            self.note_commits();
             self.answer();
             self.commit();
             if self.leave.is_cancelled() && self.is_ready_to_leave() {
@@ -131,7 +132,6 @@ impl Member {
                     let drain = self.drain(keys);
                     self.state.unanswered.push_back(Rebalance::Revoke(drain));
                 }
-                Event::Committed(result) => self.note_commit(result),
             }
         }
     }
@@ -210,8 +210,7 @@ impl Member {
     fn adopt(&mut self, key: Key, committed: &Committed) {
         let (feed, partition) = consumer::partition(key.0, key.1, committed, &self.options);
         let feed = Arc::new(feed);
-        let owned = Owned { feed: feed.clone(), since: Instant::now(), committed: None };
-        self.state.owned.insert(key, owned);
+        self.state.owned.insert(key, Owned { feed: feed.clone(), committed: None });
         let _ = self.wishes.send(Wish::Start { key, from: committed.next, feed });
         // Nobody takes it: the consumer was dropped, and this member is about to leave.
         let _ = self.assigned.send(partition);
@@ -275,40 +274,25 @@ impl Member {
 
     fn commit(&mut self) {
         let now = Instant::now();
-        if now < self.state.commit_due || self.state.commit_sent.is_some_and(|sent| now < sent + COMMIT_ANSWER) {
+        if self.state.is_committing || now < self.state.commit_due {
             return;
         }
         self.state.commit_due = now + COMMIT_INTERVAL;
-        if self.state.owned.is_empty() {
-            return;
-        }
-        let mut offsets = TopicPartitionList::with_capacity(self.state.owned.len());
-        for ((topic, partition), owned) in &self.state.owned {
-            let committable = owned.feed.committable();
-            let mut element = offsets.add_partition(self.names.name(*topic), *partition);
-            said("offset", element.set_offset(rdkafka::Offset::Offset(committable.next)));
-            element.set_metadata(committable.metadata());
-        }
-        match self.consumer.commit(&offsets, CommitMode::Async) {
-            Ok(()) => self.state.commit_sent = Some(now),
-            Err(error) => self.consumer.context().failed_commit(&error),
+        if !self.state.owned.is_empty() {
+            let feeds = self.state.owned.values().map(|owned| owned.feed.clone()).collect();
+            self.state.is_committing = self.commits.send(Commit { feeds }).is_ok();
         }
     }
 
-    /// One commit is under way at a time, so that its answer belongs to it.
-    fn note_commit(&mut self, result: KafkaResult<Vec<Key>>) {
-        let Some(sent) = self.state.commit_sent.take() else { return };
-        match result {
-            Ok(keys) => {
-                self.consumer.context().voice.fine();
-                for key in keys {
-                    if let Some(owned) = self.state.owned.get_mut(&key).filter(|owned| owned.since <= sent) {
-                        owned.committed = Some(sent);
-                        owned.feed.refresh(sent, self.fresh_for);
-                    }
+    fn note_commits(&mut self) {
+        while let Ok(Outcome { at, feeds }) = self.outcomes.try_recv() {
+            self.state.is_committing = false;
+            for feed in feeds {
+                let owned = self.state.owned.get_mut(&feed.place());
+                if let Some(owned) = owned.filter(|owned| Arc::ptr_eq(&owned.feed, &feed)) {
+                    owned.committed = Some(at);
                 }
             }
-            Err(error) => self.consumer.context().failed_commit(&error),
         }
     }
 
@@ -331,11 +315,15 @@ impl Member {
             }
         }
         self.consumer.context().closing.store(true, Ordering::Relaxed);
-        drop(self.consumer);
         drop(self.wishes);
-        if self.fetcher.join().is_err() {
-            tracing::error!("the fetcher panicked");
+        drop(self.commits);
+        for thread in [self.fetcher, self.committer] {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the member panicked");
+            }
         }
+        // The last one: this is what leaves.
+        drop(self.consumer);
     }
 }
 
@@ -343,7 +331,6 @@ impl Member {
 enum Event {
     Assigned(Vec<Key>),
     Revoked { keys: Vec<Key>, lost: bool },
-    Committed(KafkaResult<Vec<Key>>),
 }
 
 /// Notes what librdkafka calls back, for the member to work on after the poll.
@@ -372,9 +359,8 @@ impl Group {
         std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn failed_commit(&self, error: &KafkaError) {
-        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        self.voice.trouble(code, "a commit failed");
+    pub(super) fn voice(&self) -> &Voice {
+        &self.voice
     }
 
     fn keys(&self, partitions: &TopicPartitionList) -> Vec<Key> {
@@ -411,20 +397,5 @@ impl ConsumerContext for Group {
         } else {
             Event::Revoked { keys, lost: consumer.assignment_lost() }
         });
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let committed = result.map(|()| {
-            let key = |name: &str, partition| self.names.topic(name).map(|topic| (topic, partition));
-            let succeeded = offsets.elements().into_iter().filter(|element| match element.error() {
-                Ok(()) => true,
-                Err(error) => {
-                    self.failed_commit(&error);
-                    false
-                }
-            });
-            succeeded.filter_map(|element| key(element.topic(), element.partition())).collect()
-        });
-        self.note(Event::Committed(committed));
     }
 }

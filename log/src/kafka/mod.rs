@@ -2,11 +2,11 @@
 //!
 //! * [`Settings`]: how to reach it · [`topics`]: making and checking the topics
 //! * `producer`: appends · `reader`: reads without a group
-//! * `member`: which partitions are ours and what is committed of them · `fetcher`: reading those
+//! * `member`: which partitions are ours · `fetcher`: reads them · `committer`: commits what is finished of them
 //! * `context`: what librdkafka says of itself
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::offsets::Committed;
 use crate::{Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, Pending, Record, Topic};
+use committer::Committer;
 use context::{Names, Voice};
 use fetcher::Fetcher;
 use member::{Group, Member, State};
 use producer::Producer;
 use reader::{Readers, spawn};
 
+mod committer;
 mod config;
 mod context;
 mod fetcher;
@@ -44,6 +46,9 @@ pub struct KafkaLog {
     /// Where the next check writes: another partition each time.
     checked: AtomicI32,
     lost_records: Arc<AtomicU64>,
+    closing: CancellationToken,
+    /// The ends of all memberships.
+    left: Mutex<Vec<CancellationToken>>,
 }
 
 impl std::fmt::Debug for KafkaLog {
@@ -75,6 +80,8 @@ impl KafkaLog {
             readers,
             checked: AtomicI32::new(0),
             lost_records: Arc::default(),
+            closing: CancellationToken::new(),
+            left: Mutex::default(),
         }))
     }
 
@@ -91,7 +98,8 @@ impl KafkaLog {
         if (0..self.layout.partitions(topic)).contains(&partition) {
             return Ok((topic, partition));
         }
-        Err(Error::Unavailable { detail: format!("{} has no partition {partition}", self.names.name(topic)) })
+        let detail = format!("it has no partition {partition} in this layout");
+        Err(Error::Refused { topic: self.names.name(topic).to_owned(), detail })
     }
 }
 
@@ -102,7 +110,10 @@ impl Log for KafkaLog {
     }
 
     fn append(&self, record: NewRecord) -> Pending {
-        self.producer.append(&record)
+        match self.place(record.topic, record.partition) {
+            Ok(_) => self.producer.append(&record),
+            Err(error) => Pending::failed(error),
+        }
     }
 
     async fn read(
@@ -143,6 +154,9 @@ impl Log for KafkaLog {
 
     fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
         self.settings.validate_drain(options.drain_timeout)?;
+        if self.closing.is_cancelled() {
+            return Err(Error::Unavailable { detail: "it is closed".into() });
+        }
         let group = self.group(group);
         let mut config = self.settings.consumer(&group)?;
         // Without the group: partitions are assigned by us. See the module.
@@ -156,6 +170,7 @@ impl Log for KafkaLog {
             .set("queued.min.messages", "1");
         let consumer: BaseConsumer<Group> =
             config.create_with_context(Group::new(self.names.clone())).map_err(|error| unavailable(&error))?;
+        let consumer = Arc::new(consumer);
         let topics: Vec<_> = topics.iter().map(|topic| self.names.name(*topic)).collect();
         consumer.subscribe(&topics).map_err(|error| unavailable(&error))?;
 
@@ -163,13 +178,25 @@ impl Log for KafkaLog {
         let (vanish, vanished) = std::sync::mpsc::channel();
         let fetcher = Fetcher::new(fetching, self.names.clone(), wished, vanish, self.lost_records.clone());
         let fetcher = spawn("hookwire-log-fetch", move || fetcher.run())?;
+        let (commits, to_commit) = std::sync::mpsc::channel();
+        let (outcome, outcomes) = std::sync::mpsc::channel();
+        let committer = Committer {
+            consumer: consumer.clone(),
+            names: self.names.clone(),
+            fresh_for: self.settings.session_timeout / 2,
+            commits: to_commit,
+            outcomes: outcome,
+        };
+        let committer = spawn("hookwire-log-commit", move || committer.run())?;
         let (assigned, assignments) = mpsc::unbounded_channel();
-        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let (leave, left) = (self.closing.child_token(), CancellationToken::new());
         let member = Member {
             consumer,
             names: self.names.clone(),
             options,
-            fresh_for: self.settings.session_timeout / 2,
+            commits,
+            outcomes,
+            committer,
             wishes,
             vanished,
             fetcher,
@@ -183,6 +210,9 @@ impl Log for KafkaLog {
             member.run();
             drop(gone);
         })?;
+        let mut memberships = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        memberships.retain(|left| !left.is_cancelled());
+        memberships.push(left.clone());
         Ok(Consumer::new(assignments, leave, left))
     }
 
@@ -195,6 +225,11 @@ impl Log for KafkaLog {
     }
 
     async fn close(&self) {
+        self.closing.cancel();
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        for left in left {
+            left.cancelled().await;
+        }
         // librdkafka has answered every append by then, one way or the other.
         let timeout = self.settings.delivery_timeout + Duration::from_secs(1);
         let producer = self.producer.clone();

@@ -38,8 +38,9 @@ impl Producer {
     pub(super) fn append(&self, record: &NewRecord) -> Pending {
         let topic = self.names.name(record.topic);
         let limit = if record.topic == Topic::Quarantine { MAX_QUARANTINE_BYTES } else { MAX_RECORD_BYTES };
-        if record.value.len() > limit {
-            let detail = format!("its value has {} bytes, over the limit of {limit}", record.value.len());
+        let length = record.key.len() + record.value.len();
+        if length > limit {
+            let detail = format!("its key and value are {length} bytes, of at most {limit}");
             return Pending::failed(Error::Refused { topic: topic.to_owned(), detail });
         }
         if self.closed.load(Ordering::Relaxed) {

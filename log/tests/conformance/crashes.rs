@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hookwire_log::{COMMIT_INTERVAL, Topic, forward};
+use hookwire_log::{COMMIT_INTERVAL, Topic};
 
 use crate::backend::Backend;
 use crate::child::Process;
@@ -39,7 +39,7 @@ pub async fn a_killed_consumer_loses_nothing_and_redoes_little(backend: &dyn Bac
     }
     log.close().await;
     let report = Process::start(backend, "consume", dir.path()).kill_after(1_500).await;
-    let killed_ms = forward::now_ms();
+    let killed_ms = report.iter().map(|line| line[2]).max().unwrap();
     let finished: BTreeMap<_, _> = report.iter().map(|line| ((line[0] as i32, line[1]), line[2])).collect();
 
     let log = backend.open().await;

@@ -8,6 +8,7 @@ use hookwire_log::{Layout, Log, Offset, Topic};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, TopicPartitionList};
+use tracing_subscriber::EnvFilter;
 
 use crate::backend::{Backend, Retention, layout};
 
@@ -24,6 +25,8 @@ pub struct Kafka {
 
 /// Topics of their own, if a broker is named.
 pub fn fresh() -> Option<Kafka> {
+    // With RUST_LOG, a test that fails says more.
+    let _ = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer().try_init();
     Some(Kafka { brokers: brokers()?, prefix: format!("test-{}", uuid::Uuid::now_v7().simple()) })
 }
 

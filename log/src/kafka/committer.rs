@@ -1,0 +1,76 @@
+//! Commits what a member has finished, on a thread of its own.
+//!
+//! librdkafka tells the outcome of a commit only to whoever waits for it (rdkafka 0.39 never calls `commit_callback` after an
+//! asynchronous one), the wait has no limit while the group's coordinator is away, and the member must go on polling.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::context::Names;
+use super::fetcher::said;
+use super::member::Group;
+use crate::consumer::Feed;
+
+/// What is to be committed: all that the feeds have finished.
+pub(super) struct Commit {
+    pub(super) feeds: Vec<Arc<Feed>>,
+}
+
+/// What became of a commit.
+pub(super) struct Outcome {
+    /// When the finished offsets had been read.
+    pub(super) at: Instant,
+    /// The feeds of the commit, all of them, if it succeeded.
+    pub(super) feeds: Vec<Arc<Feed>>,
+}
+
+pub(super) struct Committer {
+    pub(super) consumer: Arc<BaseConsumer<Group>>,
+    pub(super) names: Arc<Names>,
+    /// For how long after a commit a partition is surely ours.
+    pub(super) fresh_for: Duration,
+    pub(super) commits: Receiver<Commit>,
+    pub(super) outcomes: Sender<Outcome>,
+}
+
+impl Committer {
+    /// Until the member hangs up.
+    pub(super) fn run(self) {
+        while let Ok(Commit { feeds }) = self.commits.recv() {
+            let at = Instant::now();
+            // An error means that at least one partition failed: then none counts as committed.
+            let succeeded = match self.consumer.commit(&self.offsets(&feeds), CommitMode::Sync) {
+                Ok(()) => {
+                    self.consumer.context().voice().fine();
+                    for feed in &feeds {
+                        feed.refresh(at, self.fresh_for);
+                    }
+                    feeds
+                }
+                Err(error) => {
+                    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                    self.consumer.context().voice().trouble(code, "a commit failed");
+                    Vec::new()
+                }
+            };
+            let _ = self.outcomes.send(Outcome { at, feeds: succeeded });
+        }
+    }
+
+    fn offsets(&self, feeds: &[Arc<Feed>]) -> TopicPartitionList {
+        let mut offsets = TopicPartitionList::with_capacity(feeds.len());
+        for feed in feeds {
+            let (topic, partition) = feed.place();
+            let committable = feed.committable();
+            let mut element = offsets.add_partition(self.names.name(topic), partition);
+            said("offset", element.set_offset(rdkafka::Offset::Offset(committable.next)));
+            element.set_metadata(committable.metadata());
+        }
+        offsets
+    }
+}
