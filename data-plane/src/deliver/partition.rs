@@ -9,7 +9,7 @@
 //! and its offset is finished. With one exception, for bursts: a lane that works off its queue briskly may be waited for while
 //! the partition is not far behind ([`Settings::max_lag`]), since that costs less than a way through a tier.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::Node;
 use super::attempt::{Attempt, Failure, Finished, RetryAfter};
 use super::lane::{Lane, Signal};
+use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
 use crate::outcome;
@@ -503,32 +504,4 @@ fn not_before_ms(finished: &Finished, now: SystemTime) -> Option<i64> {
 
 fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// The steps of deliveries that an owner has seen lately, so that a record that is doubled doesn't double all that follow.
-#[derive(Default)]
-struct Seen {
-    recent: HashSet<(u128, i32, i32)>,
-    older: HashSet<(u128, i32, i32)>,
-}
-
-impl Seen {
-    /// The least number of steps that are remembered.
-    const REMEMBERED: usize = 8_192;
-
-    fn is_new(&mut self, delivery: &DeliveryRecord) -> bool {
-        // An id of another form is none of ours: two of those are never taken for one.
-        let Some(id) = delivery.delivery_id.strip_prefix("dlv_").and_then(|hex| u128::from_str_radix(hex, 16).ok())
-        else {
-            return true;
-        };
-        let step = (id, delivery.attempt, delivery.deferrals);
-        if self.older.contains(&step) || !self.recent.insert(step) {
-            return false;
-        }
-        if self.recent.len() >= Self::REMEMBERED {
-            self.older = std::mem::take(&mut self.recent);
-        }
-        true
-    }
 }
