@@ -155,3 +155,59 @@ impl Collector {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use futures::future::join_all;
+    use hookwire_log::Topic;
+
+    use super::*;
+    use crate::support::{World, ms};
+
+    fn attempt(tenant: &str, n: usize) -> AttemptRecord {
+        let subscription = format!("tenants/{tenant}/subscriptions/s");
+        AttemptRecord { attempt_id: format!("att_{n}"), subscription, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_of_one_tenant_and_holds_what_came_together() {
+        let world = World::new(&[]);
+        let all = (0..2_000).map(|n| world.attempts.attempt(attempt(if n % 2 == 0 { "a" } else { "b" }, n)));
+        assert!(join_all(all).await.into_iter().all(|recorded| recorded.is_ok()));
+        let batches: Vec<_> =
+            world.records(Topic::Attempts).await.iter().map(|record| codec::decode_attempts(record).unwrap()).collect();
+        assert!((4..200).contains(&batches.len()), "{} batches", batches.len());
+        for batch in &batches {
+            assert!(batch.attempts.len() <= MAX_RECORDS);
+            assert!(batch.attempts.windows(2).all(|pair| pair[0].subscription == pair[1].subscription));
+        }
+        assert_eq!(batches.iter().map(|batch| batch.attempts.len()).sum::<usize>(), 2_000);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_recorded_before_it_is_durable() {
+        let world = World::new(&[]);
+        world.log.is_unavailable.store(true, Ordering::SeqCst);
+        let recorded = tokio::spawn({
+            let attempts = world.attempts.clone();
+            async move { attempts.attempt(attempt("a", 1)).await }
+        });
+        tokio::time::sleep(ms(50)).await;
+        assert!(!recorded.is_finished());
+        world.log.is_unavailable.store(false, Ordering::SeqCst);
+        assert_eq!(recorded.await.unwrap(), Ok(()));
+        assert_eq!(world.recorded().await.attempts.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_collector_ends_when_all_senders_are_gone() {
+        let world = World::new(&[]);
+        let (sender, collector) = collector(world.log.clone());
+        let collector = tokio::spawn(collector);
+        assert_eq!(sender.attempt(attempt("a", 1)).await, Ok(()));
+        drop(sender);
+        collector.await.unwrap();
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! * `partition`: the owner of a partition and of its lanes · [`lane`]: a lane's rules, pure · [`lanes`]: their settings
 //! * [`body`]: bodies, read from `messages` where they are large
-//! * `settle`: what follows from an attempt
+//! * `seen`: which steps are repetitions · `settle`: what follows from an attempt
 //! * [`attempt`]: one request and what came of it, in words
 //! * [`stack`]: how an attempt is made: timeout → sign → egress guard → client
 //!   * [`request`]: the attempt as a signed request, [trace](crate::trace) context included
@@ -32,6 +32,7 @@ pub mod lane;
 pub mod lanes;
 mod partition;
 pub mod request;
+mod seen;
 mod settle;
 pub mod stack;
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! and its offset is finished. With one exception, for bursts: a lane that works off its queue briskly may be waited for while
 //! the partition is not far behind ([`Settings::max_lag`]), since that costs less than a way through a tier.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::Node;
 use super::attempt::{Attempt, Failure, Finished, RetryAfter};
 use super::lane::{Lane, Signal};
+use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
 use crate::outcome;
@@ -215,8 +216,8 @@ impl Owner {
         self.defer(item);
     }
 
-    /// Whether a subscription's lane, which is made if there is none, takes one more. What a lane may hold shrinks with
-    /// what is left of the partition's bound, so that a few slow lanes can't take all of it.
+    /// Whether a subscription's lane, which is made if there is none, takes one more. What a lane may hold shrinks faster than
+    /// what is left of the partition's bound, so that more than a hundred slow lanes leave a place for the next.
     fn has_room(&mut self, subscription: &Subscription, now: i64) -> bool {
         let cap = subscription.max_concurrency.unwrap_or(self.node.concurrency);
         if !self.lanes.contains_key(&subscription.name) {
@@ -228,8 +229,15 @@ impl Owner {
         }
         let lane = &mut self.lanes.get_mut(&subscription.name).expect("made if there was none").lane;
         lane.set_cap(cap);
-        let left = self.node.settings.max_held().saturating_sub(self.held);
-        lane.queued() < self.node.settings.queue && (lane.held() < left / 2 || (lane.held() == 0 && left > 0))
+        let (held, queued) = (lane.held(), lane.queued());
+        let (left, max_held) = (self.left(), self.node.settings.max_held());
+        let may_hold = (left * left / (8 * max_held)).max(1);
+        queued < self.node.settings.queue && held < may_hold && left > 0
+    }
+
+    /// How many more deliveries this owner may hold.
+    fn left(&self) -> usize {
+        self.node.settings.max_held().saturating_sub(self.held)
     }
 
     fn park(&mut self, item: Item) {
@@ -260,7 +268,7 @@ impl Owner {
 
     fn soon_has_room(&self, item: &Item) -> bool {
         let of_lane = self.lanes.get(item.delivery.subscription.as_str()).map_or(0, |entry| entry.soon);
-        of_lane < self.node.settings.queue && self.soon.len() < self.node.settings.max_held() / 2
+        of_lane < self.node.settings.queue && self.left() > self.node.settings.max_held() / 2
     }
 
     fn wait_soon(&mut self, item: Item, at: i64) {
@@ -496,32 +504,4 @@ fn not_before_ms(finished: &Finished, now: SystemTime) -> Option<i64> {
 
 fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// The steps of deliveries that an owner has seen lately, so that a record that is doubled doesn't double all that follow.
-#[derive(Default)]
-struct Seen {
-    recent: HashSet<(u128, i32, i32)>,
-    older: HashSet<(u128, i32, i32)>,
-}
-
-impl Seen {
-    /// The least number of steps that are remembered.
-    const REMEMBERED: usize = 8_192;
-
-    fn is_new(&mut self, delivery: &DeliveryRecord) -> bool {
-        // An id of another form is none of ours: two of those are never taken for one.
-        let Some(id) = delivery.delivery_id.strip_prefix("dlv_").and_then(|hex| u128::from_str_radix(hex, 16).ok())
-        else {
-            return true;
-        };
-        let step = (id, delivery.attempt, delivery.deferrals);
-        if self.older.contains(&step) || !self.recent.insert(step) {
-            return false;
-        }
-        if self.recent.len() >= Self::REMEMBERED {
-            self.older = std::mem::take(&mut self.recent);
-        }
-        true
-    }
 }
