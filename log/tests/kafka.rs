@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,12 +22,15 @@ use hookwire_log::{Consumer, ConsumerOptions, Error, Layout, Log, NewRecord, Par
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, TopicPartitionList};
+use tracing_subscriber::EnvFilter;
 
 /// How long anything may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A variable of the environment, or the reason why a test is not run.
 fn environment(name: &str) -> Option<String> {
+    // With RUST_LOG, a test that fails says more.
+    let _ = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer().try_init();
     let value = std::env::var(name).ok();
     if value.is_none() {
         eprintln!("not run: {name} is not set");
@@ -377,13 +381,16 @@ async fn a_broker_killed_under_load_loses_nothing_that_was_acknowledged() {
     let log = open(&settings, &layout).await;
     let mut consumer = log.join("killed", &[Topic::Messages], ConsumerOptions::default()).unwrap();
     let (seen, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let progress = Arc::new(AtomicUsize::new(0));
+    let arrived = progress.clone();
     let consuming = tokio::spawn(async move {
         while let Some(mut partition) = consumer.assigned().await {
-            let seen = seen.clone();
+            let (seen, arrived) = (seen.clone(), arrived.clone());
             tokio::spawn(async move {
                 while let Some(record) = partition.next().await {
                     let _ = seen.send((record.partition, record.offset, record.value.clone()));
                     partition.finish(record.offset);
+                    arrived.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
@@ -409,8 +416,10 @@ async fn a_broker_killed_under_load_loses_nothing_that_was_acknowledged() {
         })
     };
     let broker = tokio::task::spawn_blocking(move || {
-        for _ in 0..2 {
-            std::thread::sleep(Duration::from_millis(700));
+        for arrived in [500, 3_000] {
+            while progress.load(Ordering::Relaxed) < arrived {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             broker.run(&["kill", "1"]);
             broker.run(&["start"]);
         }

@@ -92,8 +92,8 @@ impl Voice {
 impl ClientContext for Voice {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
-            // Every failed reconnect; the state is told by `error`, once.
-            _ if facility == "FAIL" || facility == "ERROR" => {
+            // Every failed attempt to connect, or to begin as an idempotent producer; `error` tells the state, once.
+            _ if matches!(facility, "FAIL" | "ERROR" | "GETPID") => {
                 tracing::debug!(client = self.client, facility, message, "librdkafka");
             }
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {

@@ -218,22 +218,12 @@ impl Wanted {
     }
 
     fn differences(&self, config: &ConfigResource) -> Vec<Difference<'_>> {
-        let differs = |(name, wanted): &'_ (&'static str, Value)| {
+        let difference = |(name, wanted): &(&'static str, Value)| {
             let actual = config.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-            !wanted.is_met(&actual)
+            let differs = !wanted.is_met(&actual);
+            differs.then(|| Difference { topic: &self.name, name, actual, wanted: wanted.to_string() })
         };
-        let difference = |(name, wanted): &'_ (&'static str, Value)| {
-            let actual = config.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-            (*name, actual, wanted.to_string())
-        };
-        self.config
-            .iter()
-            .filter(|entry| differs(entry))
-            .map(|entry| {
-                let (name, actual, wanted) = difference(entry);
-                Difference { topic: &self.name, name, actual, wanted }
-            })
-            .collect()
+        self.config.iter().filter_map(difference).collect()
     }
 }
 
