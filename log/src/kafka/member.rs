@@ -112,14 +112,11 @@ impl Member {
     fn poll(&mut self) {
         let busy = !self.state.unanswered.is_empty() || self.state.leaving.is_some();
         let patience = if busy { HASTE } else { PATIENCE };
-        match self.consumer.poll(patience) {
-            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
-                tracing::error!(%error, "this member can't go on and leaves");
-                self.leave.cancel();
-            }
-            // Records come only in the moment between assigning and pausing; the fetcher has them too. Other errors were told
-            // by the context, and are tried again.
-            Some(_) | None => {}
+        // Records come only in the moment between assigning and pausing, and the fetcher has them too. Other errors were told by
+        // the context, and are tried again.
+        if let Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) = self.consumer.poll(patience) {
+            tracing::error!(%error, "this member can't go on and leaves");
+            self.leave.cancel();
         }
     }
 
