@@ -6,13 +6,17 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::{Layout, Topic};
 
 /// Trouble that comes back after this long is said again.
 const QUIET: Duration = Duration::from_secs(60);
+/// Sooner than librdkafka forgets a topic that is not used (`metadata.max.age.ms`).
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// How long to wait to be told of a topic.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A partition of a topic.
 pub(super) type Key = (Topic, i32);
@@ -109,3 +113,21 @@ impl ClientContext for Voice {
 }
 
 impl ConsumerContext for Voice {}
+
+/// Which topics a consumer knows. librdkafka looks for the leader of an unknown one only once a second, unless it is told to.
+#[derive(Debug, Default)]
+pub(super) struct Acquaintance {
+    met: HashMap<String, Instant>,
+}
+
+impl Acquaintance {
+    /// Makes a topic known, if it is not. Trouble is left to what comes after, which waits for the brokers.
+    pub(super) fn meet(&mut self, consumer: &BaseConsumer<Voice>, topic: &str) {
+        let now = Instant::now();
+        if self.met.get(topic).is_none_or(|met| *met + FORGOTTEN < now)
+            && consumer.fetch_metadata(Some(topic), PATIENCE).is_ok()
+        {
+            self.met.insert(topic.to_owned(), now);
+        }
+    }
+}

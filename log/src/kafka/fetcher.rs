@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, TopicPartitionList};
 
-use super::context::{Key, Names, Voice};
+use super::context::{Acquaintance, Key, Names, Voice};
 use crate::consumer::Feed;
 use crate::offsets::Committed;
 use crate::{Offset, Record, Topic};
@@ -65,6 +65,7 @@ pub(super) struct Fetcher {
     /// Partitions of which one was said to be out of range; which, librdkafka doesn't tell.
     suspects: Vec<Key>,
     look_at_suspects: Instant,
+    acquaintance: Acquaintance,
 }
 
 struct Fetching {
@@ -96,6 +97,7 @@ impl Fetcher {
             looked_at_paused: now,
             suspects: Vec::new(),
             look_at_suspects: now,
+            acquaintance: Acquaintance::default(),
         }
     }
 
@@ -132,6 +134,7 @@ impl Fetcher {
 
     fn start(&mut self, key: Key, from: Offset, feed: Arc<Feed>) {
         self.stop(key);
+        self.acquaintance.meet(&self.consumer, self.names.name(key.0));
         self.partitions.insert(key, Fetching { feed, next: from, asked_again: false, beyond_since: None });
         self.fetch_from(key, from);
     }

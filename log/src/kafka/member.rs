@@ -112,7 +112,7 @@ impl Member {
     fn poll(&mut self) {
         let busy = !self.state.unanswered.is_empty() || self.state.leaving.is_some();
         let patience = if busy { HASTE } else { PATIENCE };
-        // Records come only in the moment between assigning and pausing; the fetcher has them too. Other errors were told by
+        // Records come only in the moment between assigning and pausing, and the fetcher has them too. Other errors were told by
         // the context, and are tried again.
         if let Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) = self.consumer.poll(patience) {
             tracing::error!(%error, "this member can't go on and leaves");

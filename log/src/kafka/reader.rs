@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::oneshot;
 
 use super::config::Settings;
-use super::context::{Key, Names, Voice};
+use super::context::{Acquaintance, Key, Names, Voice};
 use super::fetcher::{list, said, to_record};
 use super::unavailable;
 use crate::{Bounds, Error, Offset, Record};
@@ -50,7 +50,9 @@ impl Readers {
         for _ in 0..READERS {
             let consumer = config.create_with_context(Voice::new("reader")).map_err(|error| unavailable(&error))?;
             let (sender, receiver) = channel();
+            let acquaintance = Acquaintance::default();
             let reader = Reader {
+                acquaintance,
                 consumer,
                 names: names.clone(),
                 timeout: settings.delivery_timeout,
@@ -103,6 +105,7 @@ struct Reader {
     /// Where a read would go on with what is fetched already.
     at: Option<(Key, Offset)>,
     is_assigned: bool,
+    acquaintance: Acquaintance,
 }
 
 impl Reader {
@@ -172,6 +175,7 @@ impl Reader {
     fn assign(&mut self, key: Key, from: Offset) -> Result<(), Error> {
         self.at = None;
         self.is_assigned = true;
+        self.acquaintance.meet(&self.consumer, self.names.name(key.0));
         let partition = list(&self.names, &[(key, Some(from))]);
         self.consumer.assign(&partition).map_err(|error| unavailable(&error))
     }
