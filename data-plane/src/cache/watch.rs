@@ -1,7 +1,7 @@
 //! Keeps the configuration current: one stream to one of the control planes, begun again with backoff whenever it ends.
 //!
-//! * [`connect`]: the settings and the connection
-//! * [`copy`]: what a stream says, applied in order or not at all (pure)
+//! * `connect`: the settings and the connection
+//! * `copy`: what a stream says, applied in order or not at all (pure)
 //!
 //! The last good snapshot stays for as long as nothing newer has come whole.
 
