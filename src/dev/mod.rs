@@ -1,8 +1,8 @@
 //! `hookwire dev`: both planes in one process, the same code over loopback, with everything in one data directory.
 //!
-//! * [`directory`]: the data directory
-//! * [`demo`]: the demo tenant and its keys
-//! * [`welcome`]: what is printed when it is ready
+//! * `directory`: the data directory
+//! * `demo`: the demo tenant and its keys
+//! * `welcome`: what is printed when it is ready
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;

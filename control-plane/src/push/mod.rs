@@ -1,7 +1,7 @@
 //! Revisions → a snapshot and changes → every connected node.
 //!
 //! * [`Source`]: what is asked of the store
-//! * [`Feed`](feed): the one task that follows the change table, and what all streams are served from
+//! * `Feed`: the one task that follows the change table, and what all streams are served from
 //! * [`Push`]: `hookwire.config.v1.ConfigService`, one stream for each node
 //! * [`Nodes`]: who is connected, and what they have applied
 

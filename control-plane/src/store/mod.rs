@@ -2,7 +2,7 @@
 //!
 //! A write is one transaction: the next revision from the one locked counter row, the rows, and the change set for nodes
 //! ([`write`]). A resource is found by a parsed name, which has its tenant in it, so that a query without one can't be written;
-//! the rows themselves ([`entity`]) are private. Secrets are sealed here, and never shown again.
+//! the rows themselves (`entity`) are private. Secrets are sealed here, and never shown again.
 
 use std::sync::Arc;
 
