@@ -241,6 +241,7 @@ fn reflection() -> impl NamedService
         .fold(tonic_reflection::server::Builder::configure(), |builder, service| builder.with_service_name(service))
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were made by the compiler")
 }

@@ -52,6 +52,7 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         // Error details: without their descriptors grpcurl shows bytes.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(<PublishServiceServer<Publish> as NamedService>::NAME)
         .build_v1()
         .expect("the descriptors were made by the compiler");

@@ -181,7 +181,7 @@ impl Cluster {
         let arguments = [
             vec!["dev".into(), "--data-dir".into(), text(&data), "--port".into(), port.to_string()],
             vec!["--set".into(), format!("deliver.ca_file={}", text(&recipients.certificate))],
-            options.of_plane(&["retry", "log", "deliver", "publish", "node", "push", "telemetry"]),
+            options.of_plane(&["log", "retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry"]),
         ]
         .concat();
         let process = Process::new("dev", &hookwire()?, &arguments, directory.path());
@@ -228,7 +228,7 @@ impl Cluster {
                 let sets = options.of_plane(&["log"]);
                 run(&[vec!["topics".into(), "apply".into(), "--config".into(), text(&file)], sets].concat())?;
             }
-            let sets = options.of_plane(&["log", "store", "push", "telemetry"]);
+            let sets = options.of_plane(&["log", "telemetry"]);
             let arguments = [vec!["control-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(&name, &hookwire()?, &arguments, path);
             let member = Member { process, url: https(*port), ops: format!("http://127.0.0.1:{}", port + 2) };
@@ -240,7 +240,7 @@ impl Cluster {
             let name = format!("node-{}", index + 1);
             let port = free_ports(2);
             let file = files.node(&name, port, &endpoints)?;
-            let sets = options.of_plane(&["retry", "deliver", "publish", "node", "telemetry"]);
+            let sets = options.of_plane(&["retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry"]);
             let arguments = [vec!["data-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(&name, &hookwire()?, &arguments, path);
             nodes.push(Member { process, url: https(port), ops: format!("http://127.0.0.1:{}", port + 1) });
@@ -455,7 +455,7 @@ egress.allow = ["127.0.0.0/8", "::1/128"]
         let password = self.path.join("kafka-password");
         std::fs::write(&password, "secret\n")?;
         Ok(format!(
-            "[log.kafka]\nbrokers = [{:?}]\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
+            "[kafka]\nbrokers = [{:?}]\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
             self.servers.kafka, self.servers.kafka_ca,
         ))
     }

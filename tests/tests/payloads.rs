@@ -36,7 +36,10 @@ fn examples() -> Result<Vec<(String, Bytes)>> {
             for example in event.examples {
                 let payload: serde_json::Value = serde_json::from_str(example.get())?;
                 let event_type = match payload["action"].as_str() {
-                    Some(action) => format!("{}.{action}", event.name),
+                    // One of GitHub's actions is called `on-demand-test`, which no event type here can be.
+                    Some(action) => {
+                        format!("{}.{}", event.name, action.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+                    }
                     None => event.name.clone(),
                 };
                 examples.push((event_type, Bytes::copy_from_slice(example.get().as_bytes())));
