@@ -114,7 +114,8 @@ async fn more_appends_than_may_wait_are_answered_at_once() {
     let pending: Vec<_> = (0..200).map(|_| log.append(new(Topic::Messages, "key", value.clone()))).collect();
     let results = futures::future::join_all(pending).await;
     let taken = results.iter().filter(|result| result.is_ok()).count();
-    assert!((4..200).contains(&taken), "{taken}");
+    // Three and their keys fit into 4 MiB, a fourth doesn't.
+    assert!((3..200).contains(&taken), "{taken}");
     assert!(results.iter().flat_map(|r| r.as_ref().err()).all(|error| matches!(error, Error::Unavailable { .. })));
     assert_eq!(log.bounds(Topic::Messages, 0).await.unwrap().next, taken as i64);
     log.close().await;

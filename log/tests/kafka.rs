@@ -2,7 +2,7 @@
 //! `conformance`.
 //!
 //! * `HOOKWIRE_TEST_KAFKA`: bootstrap servers of a broker for tests
-//! * `HOOKWIRE_TEST_KAFKA_TLS`, `HOOKWIRE_TEST_KAFKA_CA`: its listener with TLS and SCRAM (user `alice`, password `secret`),
+//! * `HOOKWIRE_TEST_KAFKA_TLS`, `HOOKWIRE_TEST_KAFKA_CA`: its listener with TLS and SCRAM (user `hookwire`, password `secret`),
 //!   and the certificates that sign it
 //! * `HOOKWIRE_TEST_KAFKA_SCRIPT`: the script that starts and kills brokers; `KAFKA_DIR`, where it has installed Kafka
 
@@ -300,7 +300,8 @@ async fn a_log_over_tls_with_scram_works_and_a_wrong_password_does_not() {
     let Some(ca_file) = environment("HOOKWIRE_TEST_KAFKA_CA") else { return };
     let password_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&password_file, "secret\n").unwrap();
-    let sasl = Sasl { user: "alice".into(), password_file: Some(password_file.path().to_owned()), ..Sasl::default() };
+    let sasl =
+        Sasl { user: "hookwire".into(), password_file: Some(password_file.path().to_owned()), ..Sasl::default() };
     let tls = Tls { ca_file: Some(ca_file.into()), ..Tls::default() };
     let secure = Settings { tls: Some(tls), sasl: Some(sasl), ..settings(&brokers) };
     let layout = layout();

@@ -27,9 +27,10 @@ async fn leave(cluster: &mut Cluster) -> Result<()> {
     replacement.process.terminate(Duration::from_secs(30)).await?;
 
     let control = cluster.control(0)?;
-    let (tenant, event_types) = one_subscription_for_each_partition(cluster, &control).await?;
+    let (tenant, event_types, min_revision) = one_subscription_for_each_partition(cluster, &control).await?;
     let messages = if is_full() { 12_000 } else { 3_000 };
-    let load = Load { tenant: tenant.clone(), event_types, messages, batch: 10, per_second: 150, bytes: 500 };
+    let load =
+        Load { tenant: tenant.clone(), min_revision, event_types, messages, batch: 10, per_second: 150, bytes: 500 };
     let event_types = load.event_types.clone();
     let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
     let reached = async |part: usize| {
@@ -65,10 +66,10 @@ async fn leave(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// A tenant whose subscriptions lie in every partition of `deliveries`, and an event type for each of them.
-async fn one_subscription_for_each_partition(cluster: &Cluster, control: &Api) -> Result<(String, Vec<String>)> {
+async fn one_subscription_for_each_partition(cluster: &Cluster, control: &Api) -> Result<(String, Vec<String>, i64)> {
     let layout = Layout::default();
     let tenant = control.new_tenant(&[]).await?;
-    let (mut covered, mut event_types) = (BTreeSet::new(), Vec::new());
+    let (mut covered, mut event_types, mut revision) = (BTreeSet::new(), Vec::new(), 0);
     for number in 0.. {
         let (id, event_type) = (format!("s{number}"), format!("part.n{number}"));
         let name = format!("{tenant}/subscriptions/{id}");
@@ -80,13 +81,13 @@ async fn one_subscription_for_each_partition(cluster: &Cluster, control: &Api) -
         let subscription = Subscription { url, event_types: vec![event_type.clone()], ..Subscription::default() };
         let request =
             CreateSubscriptionRequest { parent: tenant.clone(), subscription_id: id, subscription: Some(subscription) };
-        control.subscriptions().create_subscription(request).await?;
+        revision = control.subscriptions().create_subscription(request).await?.into_inner().revision;
         event_types.push(event_type);
         if covered.len() == usize::try_from(layout.partitions(Topic::Deliveries))? {
             break;
         }
     }
-    Ok((tenant, event_types))
+    Ok((tenant, event_types, revision))
 }
 
 /// Publishes for every partition through one node until each has delivered, and says how long that took.

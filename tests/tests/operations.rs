@@ -144,8 +144,16 @@ fn wrong_settings_are_refused_with_what_to_write_instead() -> Result<()> {
         ("data-plane", "[listen]\npublish = '0.0.0.0:7402'", "listen.cert_file"),
         ("data-plane", "[node]\ndrain_timeout = 25", "node.drain_timeout"),
         ("data-plane", "[control_plane]\nendpoints = ['http://control-plane.example:7403']", "control_plane.endpoints"),
-        ("data-plane", "[deliver]\ntoken_life = '1s'", "deliver.token_life"),
-        ("data-plane", "[kafka]\nbrokers = ['kafka.example:9092']", "kafka.tls"),
+        (
+            "data-plane",
+            "[deliver]\ntoken_life = '1s'\n[control_plane]\nendpoints = ['http://127.0.0.1:1']",
+            "deliver.token_life",
+        ),
+        (
+            "data-plane",
+            "[kafka]\nbrokers = ['kafka.example:9092']\n[control_plane]\nendpoints = ['http://127.0.0.1:1']",
+            "kafka.tls",
+        ),
         ("data-plane", "nonsense", "TOML"),
         ("control-plane", "[listen]\napi = '0.0.0.0:7401'", "listen"),
         ("control-plane", "[store]\nurl = 'mysql://localhost/'", "store.url"),
