@@ -14,6 +14,8 @@ use rand::seq::SliceRandom as _;
 const CONCURRENCY: usize = 20;
 /// Subscriptions, spread over the partitions.
 const SUBSCRIPTIONS: usize = 8;
+/// Seconds after its last commit for which an owner begins attempts: half of `kafka.session_timeout`'s default.
+const HALF_SESSION: usize = 3;
 /// How long everything may take to arrive after the last kill.
 const DRAIN: Duration = Duration::from_secs(120);
 
@@ -98,9 +100,17 @@ async fn crash(cluster: &mut Cluster, kafka: Option<&Kafka>, victims: Vec<Victim
     let arrived = cluster.receiver.wait_for_all("/crash", &acknowledged, DRAIN).await;
     let count = Count::new(&acknowledged, &cluster.receiver.counts("/crash")?);
 
-    // What was in flight, and what was finished since the last commit, for each kill of one that delivers.
-    let kills = victims.iter().filter(|victim| **victim != Victim::ControlPlane).count();
-    let bound = kills * (SUBSCRIPTIONS * CONCURRENCY + per_second / 10);
+    // What was in flight, and what was finished since the last commit, for each kill of one that delivers. While the broker is
+    // away nothing is committed: an owner goes on until half its session is over.
+    let in_flight = SUBSCRIPTIONS * CONCURRENCY;
+    let bound: usize = victims
+        .iter()
+        .map(|victim| match victim {
+            Victim::ControlPlane => 0,
+            Victim::Node | Victim::All => in_flight + per_second / 10,
+            Victim::Broker => in_flight + per_second * HALF_SESSION,
+        })
+        .sum();
     say(&format!("crash, {:?}: {victims:?}; {count:?}; bound of duplicates {bound}", cluster.shape));
     arrived?;
     ensure!(count.lost == 0);

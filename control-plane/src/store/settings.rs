@@ -3,18 +3,21 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions as _};
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector, SqlxSqliteConnector};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::Error;
 
 /// How long a caller waits for a connection, and a writer for the one before it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long until a new SQLite file that another process is making is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Where the configuration is stored.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,7 +134,14 @@ impl StoreSettings {
             .disable_statement_logging();
         let pool = |size| SqlitePoolOptions::new().max_connections(size).acquire_timeout(PATIENCE);
         // The writer first: it makes the file.
-        let write = pool(1).connect_with(options.clone()).await.map_err(cannot_connect)?;
+        // Switching a new file to WAL does not wait for other processes that do the same (SQLite asks no busy handler there).
+        let began = Instant::now();
+        let write = loop {
+            match pool(1).connect_with(options.clone()).await {
+                Err(error) if is_busy(&error) && began.elapsed() < PATIENCE => sleep(AGAIN).await,
+                connected => break connected.map_err(cannot_connect)?,
+            }
+        };
         let read = pool(self.max_connections).connect_with(options).await.map_err(cannot_connect)?;
         Ok(Connections {
             write: SqlxSqliteConnector::from_sqlx_sqlite_pool(write),
@@ -174,6 +184,12 @@ fn is_loopback(host: &str) -> bool {
     host.starts_with('/')
         || host == "localhost"
         || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether another process has SQLite's file to itself for the moment (`SQLITE_BUSY`, its extended codes included).
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 #[cfg(test)]
