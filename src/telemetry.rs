@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 /// What is logged by default.
-const QUIET: &str = "info,fjall=warn,lsm_tree=warn,sea_orm_migration=warn";
+const QUIET: &str = "info,fjall=warn,lsm_tree=warn,sea_orm_migration=warn,sqlx=warn";
 
 /// How the program logs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
