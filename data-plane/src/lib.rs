@@ -175,9 +175,11 @@ impl Node {
         on_ready();
 
         tokio::select! {
+            // First: a stage that has ended because it was told to is no failure.
+            biased;
+            () = shutdown.cancelled() => tracing::info!("the node drains"),
             error = stages.ended() => return Err(error),
             error = support.ended() => return Err(error),
-            () = shutdown.cancelled() => tracing::info!("the node drains"),
         }
         stages.drained(settings.node.drain_timeout).await?;
         log.close().await;

@@ -22,6 +22,8 @@ pub struct Load {
     pub tenant: String,
     /// The event types of the messages, in turn.
     pub event_types: Vec<String>,
+    /// The configuration that they are matched against has at least this revision: the subscriptions'.
+    pub min_revision: i64,
     /// How many messages.
     pub messages: usize,
     /// How many go into one call.
@@ -82,7 +84,7 @@ async fn publish(nodes: Vec<Api>, load: Load, mut file: File, acknowledged: Arc<
         // Until each is durable: under its own id, so that what was durable without our knowing is not doubled.
         while !open.is_empty() {
             let node = turn.next().context("there is a node")?;
-            let results = node.publish(&load.tenant, open.values().cloned().collect(), 0).await;
+            let results = node.publish(&load.tenant, open.values().cloned().collect(), load.min_revision).await;
             for result in results.unwrap_or_default().into_iter().filter(|result| result.error.is_none()) {
                 let id = id_of(&result.name);
                 if open.remove(id).is_some() {

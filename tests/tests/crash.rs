@@ -74,10 +74,11 @@ async fn crash(cluster: &mut Cluster, kafka: Option<&Kafka>, victims: Vec<Victim
     let event_types: Vec<String> = (0..SUBSCRIPTIONS).map(|number| format!("crash.n{number}")).collect();
     let control = cluster.control(0)?;
     let tenant = control.new_tenant(&event_types.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    let mut min_revision = 0;
     for event_type in &event_types {
-        control.subscribe(&tenant, &cluster.receiver.url("/crash"), &[event_type]).await?;
+        min_revision = control.subscribe(&tenant, &cluster.receiver.url("/crash"), &[event_type]).await?.revision;
     }
-    let load = Load { tenant, event_types, messages, batch: 10, per_second, bytes: 1000 };
+    let load = Load { tenant, event_types, min_revision, messages, batch: 10, per_second, bytes: 1000 };
     let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
 
     // At random moments, all of them under load: when so many are acknowledged, and a little later.
@@ -95,6 +96,7 @@ async fn crash(cluster: &mut Cluster, kafka: Option<&Kafka>, victims: Vec<Victim
     let acknowledged = publisher.finish(DRAIN).await?;
     ensure!(acknowledged.len() == messages, "the publisher's file has {} ids", acknowledged.len());
     let arrived = cluster.receiver.wait_for_all("/crash", &acknowledged, DRAIN).await;
+    cluster.receiver.quiet(Duration::from_secs(2), DRAIN).await?;
     let count = Count::new(&acknowledged, &cluster.receiver.counts("/crash")?);
 
     // What was in flight, and what was finished since the last commit, for each kill of one that delivers.

@@ -144,8 +144,16 @@ fn wrong_settings_are_refused_with_what_to_write_instead() -> Result<()> {
         ("data-plane", "[listen]\npublish = '0.0.0.0:7402'", "listen.cert_file"),
         ("data-plane", "[node]\ndrain_timeout = 25", "node.drain_timeout"),
         ("data-plane", "[control_plane]\nendpoints = ['http://control-plane.example:7403']", "control_plane.endpoints"),
-        ("data-plane", "[deliver]\ntoken_life = '1s'", "deliver.token_life"),
-        ("data-plane", "[kafka]\nbrokers = ['kafka.example:9092']", "kafka.tls"),
+        (
+            "data-plane",
+            "[deliver]\ntoken_life = '1s'\n[control_plane]\nendpoints = ['http://127.0.0.1:1']",
+            "deliver.token_life",
+        ),
+        (
+            "data-plane",
+            "[kafka]\nbrokers = ['kafka.example:9092']\n[control_plane]\nendpoints = ['http://127.0.0.1:1']",
+            "kafka.tls",
+        ),
         ("data-plane", "nonsense", "TOML"),
         ("control-plane", "[listen]\napi = '0.0.0.0:7401'", "listen"),
         ("control-plane", "[store]\nurl = 'mysql://localhost/'", "store.url"),
@@ -164,7 +172,7 @@ fn wrong_settings_are_refused_with_what_to_write_instead() -> Result<()> {
 on_both_shapes!(trace, Options::default(), the_trace_of_a_call_reaches_the_recipient);
 on_both_shapes!(
     secrecy,
-    Options::default().schedule(&["0s", "1s"], &["500ms"]).set("telemetry.filter", "debug"),
+    Options::default().schedule(&[0, 1000], &[500]).set("telemetry.filter", "debug"),
     nothing_secret_is_logged
 );
 on_both_shapes!(health, Options { nodes: 2, ..Options::default() }, processes_say_how_they_are_and_end_in_order);
