@@ -3,10 +3,14 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use hookwire_log::embedded::{self, EmbeddedLog};
+use hookwire_log::kafka::{self, KafkaLog};
+use hookwire_log::{Layout, Log};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -43,21 +47,23 @@ pub struct Options {
     pub settings: Vec<(&'static str, String)>,
     /// Other servers than those that `scripts/test` started.
     pub servers: Option<Servers>,
+    /// The layout that comes of the settings, which [`Options::schedule`] sets.
+    pub layout: Layout,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { control_planes: 1, nodes: 1, settings: Vec::new(), servers: None }
+        Self { control_planes: 1, nodes: 1, settings: Vec::new(), servers: None, layout: Layout::default() }
     }
 }
 
 impl Options {
-    /// Delays between attempts, and the tiers that hold them.
+    /// Delays between attempts and the tiers that hold them, in milliseconds.
     #[must_use]
-    pub fn schedule(mut self, delays: &[&str], tiers: &[&str]) -> Self {
-        self.settings.push(("retry.delays", format!("{delays:?}")));
-        self.settings.push(("log.retry_tiers", format!("{tiers:?}")));
-        self
+    pub fn schedule(mut self, delays: &[u64], tiers: &[u64]) -> Self {
+        let list = |list: &[u64]| format!("{:?}", list.iter().map(|ms| format!("{ms}ms")).collect::<Vec<_>>());
+        self.layout.retry_tiers = tiers.iter().map(|&ms| Duration::from_millis(ms)).collect();
+        self.set("retry.delays", list(delays)).set("log.retry_tiers", list(tiers))
     }
 
     /// Any other setting.
@@ -140,8 +146,10 @@ pub struct Cluster {
     pub callers_trust: Option<PathBuf>,
     /// Recipients.
     pub receiver: Receiver,
-    /// What the topics of this cluster begin with.
-    pub prefix: String,
+    /// Its topics.
+    layout: Layout,
+    /// Where the log of production is.
+    kafka: kafka::Settings,
     /// Where publishing is reached when there is no node of its own.
     publish_url: String,
     /// Where files of this test lie.
@@ -197,7 +205,8 @@ impl Cluster {
             admin_key,
             callers_trust: None,
             receiver,
-            prefix: "hookwire".into(),
+            layout: options.layout.clone(),
+            kafka: kafka::Settings::default(),
             publish_url: url(port + 1),
             directory,
         })
@@ -263,7 +272,8 @@ impl Cluster {
             admin_key,
             callers_trust: Some(callers.certificate.clone()),
             receiver,
-            prefix,
+            layout: Layout { prefix, ..options.layout.clone() },
+            kafka: servers.kafka_settings(),
             publish_url,
             directory,
         })
@@ -301,6 +311,22 @@ impl Cluster {
     /// The address of publishing and of the API as tools take them, `host:port`.
     pub fn publish_address(&self) -> &str {
         self.publish_url.split("//").nth(1).unwrap_or_default()
+    }
+
+    /// Opens the log, to look at the records themselves. The embedded one is open to one process at a time, so `dev` is
+    /// stopped before.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub async fn open_log(&mut self) -> Result<Arc<dyn Log>> {
+        Ok(match self.shape {
+            Shape::Embedded => {
+                self.control_planes[0].process.terminate(START).await?;
+                let dir = self.directory.path().join("data/log");
+                EmbeddedLog::open(embedded::Settings { dir, ..Default::default() }, self.layout.clone())?
+            }
+            Shape::Production => KafkaLog::open(self.kafka.clone(), Arc::new(self.layout.clone())).await?,
+        })
     }
 
     /// Every process, whichever plane.

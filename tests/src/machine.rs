@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use hookwire_log::kafka;
 
 /// The checkout.
 pub fn root() -> PathBuf {
@@ -68,6 +69,16 @@ impl Servers {
             postgres: variable("HOOKWIRE_TEST_POSTGRES")?,
             postgres_ca: variable("HOOKWIRE_TEST_POSTGRES_CA")?.into(),
         }))
+    }
+
+    /// How tests themselves get to Kafka.
+    pub fn kafka_settings(&self) -> kafka::Settings {
+        kafka::Settings {
+            brokers: vec![self.kafka.clone()],
+            tls: Some(kafka::Tls { ca_file: Some(self.kafka_ca.clone()), ..Default::default() }),
+            sasl: Some(kafka::Sasl { user: "hookwire".into(), password: Some("secret".into()), ..Default::default() }),
+            ..Default::default()
+        }
     }
 
     /// Creates a database and returns its URL, with verified TLS.

@@ -24,6 +24,8 @@ pub struct Load {
     pub min_revision: i64,
     /// The event types of the messages, in turn.
     pub event_types: Vec<String>,
+    /// The configuration that they are matched against has at least this revision: the subscriptions'.
+    pub min_revision: i64,
     /// How many messages.
     pub messages: usize,
     /// How many go into one call.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -178,11 +178,6 @@ impl Receiver {
         self.shared.lock().arrivals.iter().filter(|arrival| arrival.path == path).cloned().collect()
     }
 
-    /// How many requests have arrived at all paths.
-    pub fn count(&self) -> usize {
-        self.shared.lock().arrivals.len()
-    }
-
     /// Waits until a path has `count` arrivals, and returns all it has.
     ///
     /// # Errors
@@ -210,34 +205,43 @@ impl Receiver {
         Ok(counts)
     }
 
+    /// Those of `ids` that have not arrived at a path.
+    pub fn missing(&self, path: &str, ids: &HashSet<String>) -> HashSet<String> {
+        let state = self.shared.lock();
+        let here: HashSet<&str> =
+            state.arrivals.iter().filter(|arrival| arrival.path == path).map(Arrival::id).collect();
+        ids.iter().filter(|id| !here.contains(id.as_str())).cloned().collect()
+    }
+
     /// Waits until every one of `ids` has arrived at a path.
     ///
     /// # Errors
     /// When some are missing after `limit`; says how many and which.
-    pub async fn wait_for_all(&self, path: &str, ids: &HashSet<String>, limit: Duration) -> Result<()> {
-        let missing = || {
-            let state = self.shared.lock();
-            let here: HashSet<&str> =
-                state.arrivals.iter().filter(|arrival| arrival.path == path).map(Arrival::id).collect();
-            ids.iter().filter(|id| !here.contains(id.as_str())).cloned().collect::<Vec<_>>()
-        };
-        let mut seen = 0;
-        wait_until(&format!("every one of {} messages at {path}", ids.len()), limit, async || {
-            // To look through everything is dear, so only when as many as needed can be there.
-            let count = self.count();
-            Ok(count >= ids.len() && count != std::mem::replace(&mut seen, count) && missing().is_empty())
+    pub async fn wait_for_all(&self, path: &str, ids: &HashSet<String>, limit: Duration) -> Result<Duration> {
+        let mut missing = ids.clone();
+        let waited = wait_until(&format!("all of {} messages at {path}", ids.len()), limit, async || {
+            missing = self.missing(path, &missing);
+            Ok(missing.is_empty())
         })
-        .await
-        .map(drop)
-        .or_else(|error| {
-            let missing = missing();
-            let some = &missing[..missing.len().min(5)];
-            if missing.is_empty() {
-                Ok(())
-            } else {
-                Err(error.context(format!("{} missing: {some:?} …", missing.len())))
+        .await;
+        waited.with_context(|| format!("{} missing: {:?} …", missing.len(), missing.iter().take(5).collect::<Vec<_>>()))
+    }
+
+    /// Waits until nothing has arrived for a while, so that what comes twice is counted too.
+    ///
+    /// # Errors
+    /// When it never becomes quiet.
+    pub async fn quiet(&self, for_: Duration, limit: Duration) -> Result<()> {
+        let (mut count, mut since) = (0, Instant::now());
+        wait_until(&format!("nothing arrives for {for_:?}"), limit, async || {
+            let now = self.shared.lock().arrivals.len();
+            if std::mem::replace(&mut count, now) != now {
+                since = Instant::now();
             }
+            Ok(since.elapsed() >= for_)
         })
+        .await?;
+        Ok(())
     }
 }
 

@@ -80,7 +80,7 @@ async fn crash(cluster: &mut Cluster, kafka: Option<&Kafka>, victims: Vec<Victim
     for event_type in &event_types {
         min_revision = control.subscribe(&tenant, &cluster.receiver.url("/crash"), &[event_type]).await?.revision;
     }
-    let load = Load { tenant, min_revision, event_types, messages, batch: 10, per_second, bytes: 1000 };
+    let load = Load { tenant, event_types, min_revision, messages, batch: 10, per_second, bytes: 1000 };
     let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
 
     // At random moments, all of them under load: when so many are acknowledged, and a little later.
@@ -98,6 +98,7 @@ async fn crash(cluster: &mut Cluster, kafka: Option<&Kafka>, victims: Vec<Victim
     let acknowledged = publisher.finish(DRAIN).await?;
     ensure!(acknowledged.len() == messages, "the publisher's file has {} ids", acknowledged.len());
     let arrived = cluster.receiver.wait_for_all("/crash", &acknowledged, DRAIN).await;
+    cluster.receiver.quiet(Duration::from_secs(2), DRAIN).await?;
     let count = Count::new(&acknowledged, &cluster.receiver.counts("/crash")?);
 
     // What was in flight, and what was finished since the last commit, for each kill of one that delivers. While the broker is

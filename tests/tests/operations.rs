@@ -172,7 +172,7 @@ fn wrong_settings_are_refused_with_what_to_write_instead() -> Result<()> {
 on_both_shapes!(trace, Options::default(), the_trace_of_a_call_reaches_the_recipient);
 on_both_shapes!(
     secrecy,
-    Options::default().schedule(&["0s", "1s"], &["500ms"]).set("telemetry.filter", "debug"),
+    Options::default().schedule(&[0, 1000], &[500]).set("telemetry.filter", "debug"),
     nothing_secret_is_logged
 );
 on_both_shapes!(health, Options { nodes: 2, ..Options::default() }, processes_say_how_they_are_and_end_in_order);

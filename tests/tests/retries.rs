@@ -1,10 +1,12 @@
 //! What fails is tried again through the tiers, what never succeeds ends as a dead letter, and a recipient in trouble
 //! holds up nobody else.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use hookwire_log::{Topic, codec};
+use hookwire_proto::log::DeadReason;
 use hookwire_tests::api::{message, secret_of};
 use hookwire_tests::cluster::{Cluster, Options};
 use hookwire_tests::receiver::{Arrival, Behaviour};
@@ -15,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Three attempts, a second between them.
 fn short_schedule() -> Options {
-    Options::default().schedule(&["0s", "1s", "1s"], &["500ms", "2s"])
+    Options::default().schedule(&[0, 1000, 1000], &[500, 2000])
 }
 
 fn gaps(arrivals: &[Arrival]) -> Vec<u64> {
@@ -72,15 +74,33 @@ async fn the_end_of_the_schedule_is_a_dead_letter(cluster: &mut Cluster) -> Resu
     receiver.script("/gone", [], Behaviour::status(410));
     control.subscribe(&tenant, &receiver.url("/never"), &["d.never"]).await?;
     let revision = control.subscribe(&tenant, &receiver.url("/gone"), &["d.gone"]).await?.revision;
-    publisher.publish_one(&tenant, "d.never", "{}", revision).await?;
-    publisher.publish_one(&tenant, "d.gone", "{}", revision).await?;
-    let never = receiver.wait("/never", 3, LIMIT).await?;
-    ensure!(attempts(&never) == ["1", "2", "3"]);
+    let never = publisher.publish_one(&tenant, "d.never", "{}", revision).await?;
+    let gone = publisher.publish_one(&tenant, "d.gone", "{}", revision).await?;
+    ensure!(attempts(&receiver.wait("/never", 3, LIMIT).await?) == ["1", "2", "3"]);
     receiver.wait("/gone", 1, LIMIT).await?;
     // Longer than another attempt would take.
     let more = receiver.wait("/never", 4, Duration::from_secs(4)).await;
     ensure!(more.is_err(), "a fourth attempt of three");
     ensure!(receiver.arrivals("/gone").len() == 1, "another attempt after 410");
+
+    let log = cluster.open_log().await?;
+    let mut dead = BTreeMap::new();
+    for partition in 0..log.layout().partitions(Topic::DeadLetters) {
+        let bounds = log.bounds(Topic::DeadLetters, partition).await?;
+        let mut next = bounds.low;
+        while next < bounds.next {
+            for record in log.read(Topic::DeadLetters, partition, next, 100, 1 << 20).await? {
+                next = record.offset + 1;
+                let delivery = codec::decode_delivery(&record)?;
+                let last = delivery.last_attempt.and_then(|attempt| attempt.result);
+                let reason = delivery.dead.map(|dead| dead.reason()).unwrap_or_default();
+                dead.insert(delivery.message_id, (reason, last.map(|last| last.status)));
+            }
+        }
+    }
+    log.close().await;
+    let expected = [(never, (DeadReason::Exhausted, Some(503))), (gone, (DeadReason::Gone, Some(410)))];
+    ensure!(dead == BTreeMap::from(expected), "the dead letters are {dead:?}");
     Ok(())
 }
 

@@ -28,7 +28,8 @@ async fn a_message_published_after_a_write_is_matched_against_it(cluster: &mut C
     });
     let ids: HashSet<String> = attempts.buffer_unordered(8).try_collect().await?;
     ensure!(ids.len() == TIMES);
-    receiver.wait_for_all("/own", &ids, Duration::from_secs(60)).await
+    receiver.wait_for_all("/own", &ids, Duration::from_secs(60)).await?;
+    Ok(())
 }
 
 on_both_shapes!(
