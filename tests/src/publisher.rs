@@ -20,8 +20,6 @@ use crate::api::{Api, id_of, message};
 pub struct Load {
     /// `tenants/{tenant}`.
     pub tenant: String,
-    /// The configuration that they are matched against, at least: that of the last subscription which is to get them.
-    pub min_revision: i64,
     /// The event types of the messages, in turn.
     pub event_types: Vec<String>,
     /// The configuration that they are matched against has at least this revision: the subscriptions'.
