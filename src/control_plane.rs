@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::process::{self, Signals, WrongSettings};
-use crate::{cli, settings};
+use crate::{cli, data_plane, settings};
 
 /// How much longer than it allows its calls the whole may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,8 +16,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn run(args: cli::Plane) -> anyhow::Result<()> {
     let settings: settings::ControlPlane = process::configure(args.settings)?;
     let drain_timeout = settings.drain.timeout;
-    let settings = settings.control_plane();
     settings.validate().map_err(WrongSettings::from)?;
+    let open_log = data_plane::open_log(settings.kafka.clone());
+    let settings = settings.control_plane();
     let signals = Signals::catch()?;
     let listeners = Listeners::bind(&settings).await?;
     process::write_listening(
@@ -33,7 +34,7 @@ pub async fn run(args: cli::Plane) -> anyhow::Result<()> {
     let service = {
         let shutdown = shutdown.clone();
         async move {
-            let control_plane = ControlPlane::open(settings).await.map_err(classify)?;
+            let control_plane = ControlPlane::open(settings, open_log).await.map_err(classify)?;
             control_plane.serve(listeners, shutdown).await.map_err(classify)
         }
     };

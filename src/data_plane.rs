@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use hookwire_data_plane::{Error, Listeners, Node, OpenLog};
+use hookwire_data_plane::{Error, Listeners, Node};
 use hookwire_log::kafka::{self, KafkaLog};
-use hookwire_log::{Layout, Log};
+use hookwire_log::{Layout, Log, OpenLog};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,8 @@ pub async fn run(args: cli::Plane) -> anyhow::Result<()> {
     process::run_until_signal(signals, service, shutdown, deadline).await
 }
 
-fn open_log(kafka: kafka::Settings) -> OpenLog {
+/// Opens the log in Kafka.
+pub fn open_log(kafka: kafka::Settings) -> OpenLog {
     Arc::new(move |layout: Layout| {
         let kafka = kafka.clone();
         async move { Ok(KafkaLog::open(kafka, Arc::new(layout)).await? as Arc<dyn Log>) }.boxed()

@@ -36,13 +36,19 @@ pub struct ControlPlane {
     pub egress: control_plane::EgressSettings,
     /// Topics of the log, which every node is told.
     pub log: LayoutSettings,
-    /// Where the log is, for `hookwire topics`.
+    /// Where the log is, for the index, for payloads, and for `hookwire topics`.
     pub kafka: kafka::Settings,
     /// How it stops.
     pub drain: control_plane::DrainSettings,
 }
 
 impl ControlPlane {
+    /// Checks what cannot work, alone or together.
+    pub fn validate(&self) -> Result<(), String> {
+        self.control_plane().validate().map_err(|error| process::with_causes(&error))?;
+        self.kafka.validate().map_err(|error| error.to_string())
+    }
+
     /// What the control plane itself needs of this.
     pub fn control_plane(&self) -> control_plane::Settings {
         control_plane::Settings {

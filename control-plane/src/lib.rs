@@ -4,6 +4,8 @@
 //! * [`auth`]: API keys, and what each role may do
 //! * [`store`]: row, revision and change set in one transaction, on SQLite or PostgreSQL
 //! * [`push`]: revisions → a snapshot and changes → every connected node
+//! * [`index`]: attempts and dead letters from the log → the store
+//! * [`log`]: the log, which nothing but the index, payloads and replays waits for
 //! * `ops`: probes
 //! * `config`: settings
 //!
@@ -15,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hookwire_log::OpenLog;
 use hookwire_proto::config as node;
 use hookwire_proto::v1::api_key::Role;
 use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
@@ -36,6 +39,8 @@ use crate::store::{NewApiKey, Store};
 pub mod api;
 pub mod auth;
 pub mod config;
+pub mod index;
+pub mod log;
 mod ops;
 pub mod push;
 pub mod store;
@@ -116,18 +121,25 @@ impl Listeners {
 }
 
 /// A control plane, its store open.
-#[derive(Debug)]
 pub struct ControlPlane {
     settings: Settings,
     store: Store,
+    open_log: OpenLog,
+}
+
+impl std::fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlPlane").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl ControlPlane {
-    /// Checks the settings, opens the store, brings its tables up to date, and makes sure of the bootstrap key.
+    /// Checks the settings, opens the store, brings its tables up to date, and makes sure of the bootstrap key. `open_log`
+    /// opens the log later, while configuration is served already.
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::Store`].
-    pub async fn open(settings: Settings) -> Result<Self, Error> {
+    pub async fn open(settings: Settings, open_log: OpenLog) -> Result<Self, Error> {
         settings.validate()?;
         let bootstrap = settings.bootstrap_admin_key()?;
         let store = Store::open(&settings.store, Arc::new(settings.master_keys()?)).await?;
@@ -136,7 +148,7 @@ impl ControlPlane {
             let new = NewApiKey { display_name: "Bootstrap", role: Role::Admin, tenant: None, key: &key };
             store.ensure_api_key(&name, new).await?;
         }
-        Ok(Self { settings, store })
+        Ok(Self { settings, store, open_log })
     }
 
     /// The store, for whoever runs in the same process.
@@ -149,11 +161,13 @@ impl ControlPlane {
     /// # Errors
     /// [`Error::Config`] if it would listen where it must not, [`Error::Tls`], [`Error::Serve`].
     pub async fn serve(self, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { settings, store } = self;
+        let Self { settings, store, open_log } = self;
         let address = |listener: &TcpListener| listener.local_addr().map_err(serve_error);
         settings.api.validate(address(&listeners.api)?.ip())?;
         settings.push.validate(address(&listeners.push)?.ip())?;
-        let node_settings = node::Settings { layout: Some((&hookwire_log::Layout::from(settings.log.clone())).into()) };
+        let layout = hookwire_log::Layout::from(settings.log.clone());
+        let node_settings = node::Settings { layout: Some((&layout).into()) };
+        let (log, opener) = log::Log::new(layout, open_log);
         let (health, health_service) = tonic_health::server::health_reporter();
         for service in SERVICES {
             health.set_service_status(service, ServingStatus::Serving).await;
@@ -161,7 +175,7 @@ impl ControlPlane {
 
         let api = server(api_tls(&settings)?, "api.tls_cert_file")?
             .timeout(settings.api.request_timeout)
-            .add_routes(Api::new(store.clone(), settings.egress_policy()).into_routes())
+            .add_routes(Api::new(store.clone(), settings.egress_policy(), log).into_routes())
             .add_service(reflection())
             .add_service(health_service.clone())
             .serve_with_incoming_shutdown(incoming(listeners.api), shutdown.clone().cancelled_owned());
@@ -171,6 +185,7 @@ impl ControlPlane {
             .serve_with_incoming_shutdown(incoming(listeners.push), shutdown.clone().cancelled_owned());
         // Probes answer until the very end.
         let stopped = CancellationToken::new();
+        let log_closed = tokio::spawn(opener.run(stopped.clone()));
         let ops = tokio::spawn(ops::serve(listeners.ops, store.clone(), shutdown.clone(), stopped.clone()));
 
         let deadline = async {
@@ -190,6 +205,7 @@ impl ControlPlane {
         };
         stopped.cancel();
         let probed = ops.await.map_err(serve_error)?.map_err(serve_error);
+        log_closed.await.map_err(serve_error)?;
         store.close().await;
         served.and(probed)
     }

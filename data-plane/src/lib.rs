@@ -26,7 +26,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use hookwire_log::{Layout, Log};
 use hookwire_proto::seal::MasterKeys;
 use tokio::net::TcpListener;
@@ -54,6 +53,7 @@ mod support;
 pub mod trace;
 
 pub use config::Settings;
+pub use hookwire_log::OpenLog;
 
 use cache::Config;
 use cache::watch::Watch;
@@ -64,9 +64,6 @@ use publish::Publish;
 
 /// How long to wait before the log is opened again.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
-
-/// Opens the log with the layout that the control plane told. Called again while the log is unavailable.
-pub type OpenLog = Arc<dyn Fn(Layout) -> BoxFuture<'static, Result<Arc<dyn Log>, hookwire_log::Error>> + Send + Sync>;
 
 /// Where a node is reached. Bound by the caller, who thus knows the ports.
 #[derive(Debug)]
@@ -105,7 +102,7 @@ pub struct Node {
     pub settings: Settings,
     /// What opens secrets.
     pub master_keys: Arc<MasterKeys>,
-    /// What opens the log.
+    /// What opens the log, with the layout that the control plane told.
     pub open_log: OpenLog,
     /// Where it is reached.
     pub listeners: Listeners,

@@ -6,6 +6,7 @@
 //! * [`Log`]: the interface: append, read a range, join a consumer group
 //! * [`consumer`]: what a member of a group holds: partitions, their records, what is finished
 //! * [`offsets`]: which offset may be committed and what is finished beyond it (pure)
+//! * [`stage`]: a member that runs a task for each partition
 //! * [`forward`]: appending a successor for sure, and quarantine
 //! * [`embedded`]: the log of one process, on fjall · [`kafka`]: the log in production, the only user of rdkafka
 //!
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 pub mod codec;
@@ -28,6 +30,7 @@ pub mod embedded;
 pub mod forward;
 pub mod kafka;
 pub mod offsets;
+pub mod stage;
 pub mod topic;
 
 pub use consumer::{Consumer, Finisher, Partition};
@@ -197,6 +200,9 @@ pub struct Health {
     /// that an append took; zero for the embedded log.
     pub clock_ahead_ms: i64,
 }
+
+/// Opens the log with a layout. Called again while the log is unavailable.
+pub type OpenLog = Arc<dyn Fn(Layout) -> BoxFuture<'static, Result<Arc<dyn Log>, Error>> + Send + Sync>;
 
 /// A log: Kafka, or embedded. All of it is safe to call from any task.
 #[async_trait]

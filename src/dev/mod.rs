@@ -1,12 +1,13 @@
 //! `hookwire dev`: both planes in one process, the same code over loopback, with everything in one data directory.
 //!
 //! * `directory`: the data directory
+//! * `log`: the log of both planes
 //! * `demo`: the demo tenant and its keys
 //! * `welcome`: what is printed when it is ready
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +15,7 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use hookwire_control_plane::ControlPlane;
 use hookwire_control_plane::store::StoreSettings;
-use hookwire_data_plane::{Node, OpenLog};
-use hookwire_log::embedded::EmbeddedLog;
-use hookwire_log::{Layout, Log};
+use hookwire_data_plane::Node;
 use hookwire_proto::seal::MasterKeys;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +25,7 @@ use crate::{cli, control_plane, data_plane, settings};
 
 mod demo;
 mod directory;
+mod log;
 mod welcome;
 
 use directory::Directory;
@@ -59,9 +59,10 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
     let node_settings = node_settings(&settings, &listening);
     node_settings.validate().map_err(WrongSettings::from)?;
 
-    let control_plane = ControlPlane::open(control_plane_settings(&settings, &listening, &directory))
-        .await
-        .map_err(control_plane::classify)?;
+    let open_log = log::open_log(directory.file("log"));
+    let control_plane_settings = control_plane_settings(&settings, &listening, &directory);
+    let control_plane =
+        ControlPlane::open(control_plane_settings, open_log.clone()).await.map_err(control_plane::classify)?;
     demo::ensure(control_plane.store(), &keys).await?;
     let for_control_plane =
         hookwire_control_plane::Listeners { api: ports.api, push: ports.push, ops: ports.control_plane_ops };
@@ -70,7 +71,7 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
     let node = Node {
         settings: node_settings,
         master_keys,
-        open_log: open_log(directory.file("log")),
+        open_log,
         listeners: hookwire_data_plane::Listeners { publish: ports.publish, ops: ports.data_plane_ops },
         on_ready: {
             let directory = directory.clone();
@@ -126,21 +127,6 @@ fn master_keys(directory: &Directory) -> anyhow::Result<Arc<MasterKeys>> {
     };
     let keys = MasterKeys::parse(&text).with_context(|| directory.file(MASTER_KEY_FILE).display().to_string())?;
     Ok(Arc::new(keys))
-}
-
-fn open_log(dir: PathBuf) -> OpenLog {
-    let embedded = hookwire_log::embedded::Settings { dir, ..Default::default() };
-    Arc::new(move |layout: Layout| {
-        let embedded = embedded.clone();
-        async move {
-            // It blocks while it reads what is there.
-            let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(embedded, layout)).await;
-            let log =
-                opened.unwrap_or_else(|error| Err(hookwire_log::Error::Unavailable { detail: error.to_string() }))?;
-            Ok(log as Arc<dyn Log>)
-        }
-        .boxed()
-    })
 }
 
 fn control_plane_settings(

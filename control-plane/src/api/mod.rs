@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response};
 
 use crate::auth::{self, Caller, Rpc};
+use crate::log::Log;
 use crate::store::Store;
 
 mod api_key;
@@ -41,12 +42,14 @@ const MAX_REQUEST_BYTES: usize = 256 * 1024;
 pub struct Api {
     store: Store,
     egress: Arc<Policy>,
+    #[expect(dead_code, reason = "payloads are read from it, in the next commit")]
+    log: Log,
 }
 
 impl Api {
     /// The services over a store; `egress` says which URLs subscriptions may have.
-    pub fn new(store: Store, egress: Policy) -> Self {
-        Self { store, egress: Arc::new(egress) }
+    pub fn new(store: Store, egress: Policy, log: Log) -> Self {
+        Self { store, egress: Arc::new(egress), log }
     }
 
     /// All services, for tonic's server.

@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_types::StatusExt as _;
 
-use crate::support::{Database, Plane, on_both, start};
+use crate::support::{Database, Plane, no_log, on_both, start};
 
 on_both!(
     probes_health_and_reflection_need_no_key,
@@ -110,7 +110,7 @@ async fn settings_that_cannot_work_are_refused_at_start(database: Database) {
     let open = async |change: fn(&mut Settings)| {
         let mut settings = database.control_plane();
         change(&mut settings);
-        ControlPlane::open(settings).await.map(drop).unwrap_err().to_string()
+        ControlPlane::open(settings, no_log()).await.map(drop).unwrap_err().to_string()
     };
     assert!(open(|s| s.secrets.master_keys = None).await.starts_with("secrets.master_key_file"));
     assert!(open(|s| s.secrets.master_keys = Some("nonsense".into())).await.starts_with("secrets.master_keys"));
@@ -121,7 +121,7 @@ async fn settings_that_cannot_work_are_refused_at_start(database: Database) {
     let settings = database.control_plane();
     let mut listeners = Listeners::bind(&settings).await.unwrap();
     listeners.api = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let plane = ControlPlane::open(settings).await.unwrap();
+    let plane = ControlPlane::open(settings, no_log()).await.unwrap();
     let refused = plane.serve(listeners, Default::default()).await;
     assert!(matches!(refused, Err(Error::Config(_))), "{refused:?}");
 }

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use hookwire_control_plane::config::Settings;
 use hookwire_control_plane::store::{Store, StoreSettings};
 use hookwire_control_plane::{ControlPlane, Error, Listeners};
+use hookwire_log::OpenLog;
 use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
@@ -146,11 +148,21 @@ pub struct Plane {
     _stop: DropGuard,
 }
 
+/// One whose log is away: configuration does not need it.
 pub async fn start(settings: Settings) -> Plane {
+    start_with(settings, no_log()).await
+}
+
+/// A log that can't be reached.
+pub fn no_log() -> OpenLog {
+    Arc::new(|_| async { Err(hookwire_log::Error::Unavailable { detail: "not in this test".into() }) }.boxed())
+}
+
+pub async fn start_with(settings: Settings, open_log: OpenLog) -> Plane {
     let listeners = Listeners::bind(&settings).await.unwrap();
     let address = |listener: &tokio::net::TcpListener| listener.local_addr().unwrap();
     let (api, push, ops) = (address(&listeners.api), address(&listeners.push), address(&listeners.ops));
-    let plane = ControlPlane::open(settings).await.unwrap();
+    let plane = ControlPlane::open(settings, open_log).await.unwrap();
     let store = plane.store().clone();
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(plane.serve(listeners, shutdown.clone()));

@@ -1,0 +1,108 @@
+//! The log of `dev`: one, which both planes open. It is closed when both have closed it: the node drains first, and the control
+//! plane still reads.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use hookwire_log::embedded::{EmbeddedLog, Settings};
+use hookwire_log::offsets::Committed;
+use hookwire_log::{
+    Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, OpenLog, Pending, Record, Topic,
+};
+use tokio::sync::OnceCell;
+
+/// What opens the log in `dir`, once for whoever calls it.
+pub fn open_log(dir: PathBuf) -> OpenLog {
+    let settings = Settings { dir, ..Default::default() };
+    let (opened, users) = (Arc::new(OnceCell::new()), Arc::new(AtomicUsize::new(0)));
+    Arc::new(move |layout: Layout| {
+        let (settings, opened, users) = (settings.clone(), opened.clone(), users.clone());
+        async move {
+            // It blocks while it reads what is there.
+            let open = async || {
+                tokio::task::spawn_blocking(move || EmbeddedLog::open(settings, layout))
+                    .await
+                    .unwrap_or_else(|error| Err(Error::Unavailable { detail: error.to_string() }))
+            };
+            let log: &Arc<EmbeddedLog> = opened.get_or_try_init(open).await?;
+            users.fetch_add(1, Ordering::SeqCst);
+            Ok(Arc::new(Shared { log: log.clone(), users }) as Arc<dyn Log>)
+        }
+        .boxed()
+    })
+}
+
+/// One plane's handle.
+struct Shared {
+    log: Arc<EmbeddedLog>,
+    users: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Log for Shared {
+    fn layout(&self) -> &Arc<Layout> {
+        self.log.layout()
+    }
+
+    fn append(&self, record: NewRecord) -> Pending {
+        self.log.append(record)
+    }
+
+    async fn read(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: Offset,
+        max_records: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Record>, Error> {
+        self.log.read(topic, partition, from, max_records, max_bytes).await
+    }
+
+    async fn bounds(&self, topic: Topic, partition: i32) -> Result<Bounds, Error> {
+        self.log.bounds(topic, partition).await
+    }
+
+    async fn offset_at(&self, topic: Topic, partition: i32, time_ms: i64) -> Result<Offset, Error> {
+        self.log.offset_at(topic, partition, time_ms).await
+    }
+
+    async fn committed(&self, group: &str, topic: Topic, partition: i32) -> Result<Option<Committed>, Error> {
+        self.log.committed(group, topic, partition).await
+    }
+
+    fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
+        self.log.join(group, topics, options)
+    }
+
+    async fn check(&self) -> Result<Health, Error> {
+        self.log.check().await
+    }
+
+    async fn close(&self) {
+        if self.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.log.close().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_log_is_open_until_the_last_has_closed_it() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let open = open_log(directory.path().join("log"));
+        let layout = Layout::default();
+        let one = open(layout.clone()).await.expect("opened");
+        let two = open(layout).await.expect("the same");
+        one.close().await;
+        two.check().await.expect("still open");
+        two.close().await;
+        assert!(two.check().await.is_err());
+    }
+}
