@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     tonic_prost_build::configure()
         .bytes(".hookwire.v1.NewMessage")
+        .bytes(".hookwire.v1.Message")
+        .bytes(".hookwire.v1.Attempt")
         .bytes(".hookwire.log.v1")
         .bytes(".hookwire.config.v1")
         .emit_rerun_if_changed(false)

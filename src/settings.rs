@@ -36,6 +36,8 @@ pub struct ControlPlane {
     pub egress: control_plane::EgressSettings,
     /// Topics of the log, which every node is told.
     pub log: LayoutSettings,
+    /// What of messages and attempts can be asked for.
+    pub index: hookwire_control_plane::index::Settings,
     /// Where the log is, for the index, for payloads, and for `hookwire topics`.
     pub kafka: kafka::Settings,
     /// How it stops.
@@ -59,6 +61,7 @@ impl ControlPlane {
             secrets: self.secrets.clone(),
             egress: self.egress.clone(),
             log: self.log.clone(),
+            index: self.index.clone(),
             drain: self.drain.clone(),
         }
     }
@@ -131,6 +134,8 @@ pub struct Dev {
     pub telemetry: telemetry::Settings,
     /// Topics of the log, which is embedded.
     pub log: LayoutSettings,
+    /// What of messages and attempts can be asked for.
+    pub index: hookwire_control_plane::index::Settings,
     /// The node itself.
     pub node: data_plane::config::Node,
     /// Taking messages.
@@ -155,6 +160,7 @@ impl Default for Dev {
         Self {
             telemetry: telemetry::Settings { filter: "warn".into(), ..Default::default() },
             log: Default::default(),
+            index: Default::default(),
             node: Default::default(),
             publish: Default::default(),
             dispatch: Default::default(),

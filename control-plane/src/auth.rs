@@ -59,6 +59,14 @@ pub enum Rpc {
     GetApiKey,
     ListApiKeys,
     DeleteApiKey,
+    GetMessage,
+    ListMessages,
+    GetDelivery,
+    ListDeliveries,
+    GetAttempt,
+    ListAttempts,
+    GetDeadLetter,
+    ListDeadLetters,
 }
 
 /// Which keys of a role an RPC lets in.
@@ -91,6 +99,14 @@ impl Rpc {
             Self::GetEventType | Self::ListEventTypes => (&[Admin, TenantAdmin, Publisher, Viewer], Tenant),
             Self::CreateSubscription | Self::DeleteSubscription => (&[Admin, TenantAdmin], Tenant),
             Self::GetSubscription | Self::ListSubscriptions => (&[Admin, TenantAdmin, Viewer], Tenant),
+            Self::GetMessage
+            | Self::ListMessages
+            | Self::GetDelivery
+            | Self::ListDeliveries
+            | Self::GetAttempt
+            | Self::ListAttempts
+            | Self::GetDeadLetter
+            | Self::ListDeadLetters => (&[Admin, TenantAdmin, Viewer], Tenant),
             // A viewer reads everything but secrets.
             Self::CreateSecret | Self::ListSecrets | Self::DeleteSecret => (&[Admin, TenantAdmin], Tenant),
             Self::CreateApiKey | Self::GetApiKey | Self::ListApiKeys | Self::DeleteApiKey => (&[Admin], Keys),
@@ -186,7 +202,7 @@ impl From<v1::ApiKey> for Caller {
 mod tests {
     use super::*;
 
-    const RPCS: [Rpc; 19] = [
+    const RPCS: [Rpc; 27] = [
         Rpc::CreateTenant,
         Rpc::GetTenant,
         Rpc::ListTenants,
@@ -206,6 +222,14 @@ mod tests {
         Rpc::GetApiKey,
         Rpc::ListApiKeys,
         Rpc::DeleteApiKey,
+        Rpc::GetMessage,
+        Rpc::ListMessages,
+        Rpc::GetDelivery,
+        Rpc::ListDeliveries,
+        Rpc::GetAttempt,
+        Rpc::ListAttempts,
+        Rpc::GetDeadLetter,
+        Rpc::ListDeadLetters,
     ];
 
     /// What is allowed, written out once more: for each RPC the roles of an unbound key (`A`dmin, `T`enant admin,
@@ -218,6 +242,8 @@ mod tests {
             Rpc::CreateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
             Rpc::GetSubscription | Rpc::ListSubscriptions => ["ATV", "ATV", ""],
             Rpc::CreateSecret | Rpc::ListSecrets | Rpc::DeleteSecret => ["AT", "AT", ""],
+            Rpc::GetMessage | Rpc::ListMessages | Rpc::GetDelivery | Rpc::ListDeliveries => ["ATV", "ATV", ""],
+            Rpc::GetAttempt | Rpc::ListAttempts | Rpc::GetDeadLetter | Rpc::ListDeadLetters => ["ATV", "ATV", ""],
             // Which keys it may see and make is for the service.
             Rpc::CreateApiKey | Rpc::GetApiKey | Rpc::ListApiKeys | Rpc::DeleteApiKey => ["A", "A", "A"],
         }

@@ -13,8 +13,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::auth;
 use crate::store::{self, StoreSettings};
+use crate::{auth, index};
 
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,8 @@ pub struct Settings {
     pub egress: EgressSettings,
     /// Topics, the same for every node.
     pub log: LayoutSettings,
+    /// What of messages and attempts can be asked for.
+    pub index: index::Settings,
     /// How it stops.
     pub drain: DrainSettings,
 }
@@ -256,6 +258,7 @@ impl Settings {
             ));
         }
         Layout::from(self.log.clone()).validate()?;
+        self.index.validate().map_err(|(setting, detail)| wrong(setting, detail))?;
         Ok(())
     }
 

@@ -21,7 +21,11 @@ use hookwire_log::OpenLog;
 use hookwire_proto::config as node;
 use hookwire_proto::v1::api_key::Role;
 use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
+use hookwire_proto::v1::attempt_service_server::AttemptServiceServer;
+use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
+use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
+use hookwire_proto::v1::message_service_server::MessageServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
 use hookwire_proto::{DESCRIPTORS, name};
@@ -34,6 +38,7 @@ use tonic_health::ServingStatus;
 
 use crate::api::Api;
 use crate::config::Settings;
+use crate::index::Index;
 use crate::store::{NewApiKey, Store};
 
 pub mod api;
@@ -46,11 +51,15 @@ pub mod push;
 pub mod store;
 
 /// The services of the public API that are served here.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 8] = [
     <TenantServiceServer<Api> as NamedService>::NAME,
     <EventTypeServiceServer<Api> as NamedService>::NAME,
     <SubscriptionServiceServer<Api> as NamedService>::NAME,
     <ApiKeyServiceServer<Api> as NamedService>::NAME,
+    <MessageServiceServer<Api> as NamedService>::NAME,
+    <DeliveryServiceServer<Api> as NamedService>::NAME,
+    <AttemptServiceServer<Api> as NamedService>::NAME,
+    <DeadLetterServiceServer<Api> as NamedService>::NAME,
 ];
 
 /// A connection that is silent for this long is asked whether it lives, and closed if it doesn't answer in time.
@@ -168,6 +177,7 @@ impl ControlPlane {
         let layout = hookwire_log::Layout::from(settings.log.clone());
         let node_settings = node::Settings { layout: Some((&layout).into()) };
         let (log, opener) = log::Log::new(layout, open_log);
+        let rows = store::Index::new(store.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         for service in SERVICES {
             health.set_service_status(service, ServingStatus::Serving).await;
@@ -175,7 +185,10 @@ impl ControlPlane {
 
         let api = server(api_tls(&settings)?, "api.tls_cert_file")?
             .timeout(settings.api.request_timeout)
-            .add_routes(Api::new(store.clone(), settings.egress_policy(), log).into_routes())
+            .add_routes(
+                Api::new(store.clone(), settings.egress_policy(), rows.clone(), settings.index.policy, log.clone())
+                    .into_routes(),
+            )
             .add_service(reflection())
             .add_service(health_service.clone())
             .serve_with_incoming_shutdown(incoming(listeners.api), shutdown.clone().cancelled_owned());
@@ -186,6 +199,10 @@ impl ControlPlane {
         // Probes answer until the very end.
         let stopped = CancellationToken::new();
         let log_closed = tokio::spawn(opener.run(stopped.clone()));
+        // It leaves its group at once, so that another control plane goes on with its partitions.
+        let index = Index { log, store: rows, settings: settings.index.clone(), observers: Vec::new() };
+        let indexing = shutdown.child_token();
+        let indexed = tokio::spawn(index.run(indexing.clone()));
         let ops = tokio::spawn(ops::serve(listeners.ops, store.clone(), shutdown.clone(), stopped.clone()));
 
         let deadline = async {
@@ -203,6 +220,8 @@ impl ControlPlane {
                 Ok(())
             }
         };
+        indexing.cancel();
+        indexed.await.map_err(serve_error)?;
         stopped.cancel();
         let probed = ops.await.map_err(serve_error)?.map_err(serve_error);
         log_closed.await.map_err(serve_error)?;

@@ -65,6 +65,62 @@ pub fn check_event_type(event_type: &str) -> Result<(), Error> {
     if valid { Ok(()) } else { Err(Error::Id { rule: EVENT_TYPE_RULE }) }
 }
 
+/// Checks an attempt's id: `att_` and 32 hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_attempt_id(id: &str) -> Result<(), Error> {
+    check_key(id, ATTEMPT, "`att_` and 32 hexadecimal digits")
+}
+
+/// Checks a delivery's id: `dlv_` and 32 hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_delivery_id(id: &str) -> Result<(), Error> {
+    check_key(id, DELIVERY, "`dlv_` and 32 hexadecimal digits")
+}
+
+/// Checks a dead letter's id: `dlt_` and 32 hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_dead_letter_id(id: &str) -> Result<(), Error> {
+    check_key(id, DEAD_LETTER, "`dlt_` and 32 hexadecimal digits")
+}
+
+/// What an attempt's id begins with.
+pub const ATTEMPT: &str = "att_";
+/// What a delivery's id begins with.
+pub const DELIVERY: &str = "dlv_";
+/// What a dead letter's id begins with.
+pub const DEAD_LETTER: &str = "dlt_";
+
+fn check_key(id: &str, prefix: &str, rule: &'static str) -> Result<(), Error> {
+    key_of(prefix, id).map(drop).ok_or(Error::Id { rule })
+}
+
+/// The 16 bytes that an id holds in hex behind its prefix, such as [`ATTEMPT`]; `None` if it is none. What gets through
+/// [`id_of_key`] again is the same id.
+pub fn key_of(prefix: &str, id: &str) -> Option<[u8; 16]> {
+    let digits = id.strip_prefix(prefix)?;
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if digits.len() != 32 || !digits.bytes().all(is_hex) {
+        return None;
+    }
+    u128::from_str_radix(digits, 16).ok().map(u128::to_be_bytes)
+}
+
+/// The id that holds these bytes.
+pub fn id_of_key(prefix: &str, key: [u8; 16]) -> String {
+    format!("{prefix}{}", hex::encode(key))
+}
+
+/// Checks an id that is not the last of its name.
+fn check_above(collection: &str, id: &str) -> Result<(), Error> {
+    if collection == "messages" { check_message_id(id) } else { check_id(id) }
+}
+
 macro_rules! resource {
     ($(#[$doc:meta])* $type:ident, $pattern:literal, $check:ident, [$($collection:literal $field:ident),+]) => {
         $(#[$doc])*
@@ -97,8 +153,8 @@ macro_rules! resource {
                     return Err(wrong());
                 }
                 let ids = [$(($collection, &$field)),+];
-                for (at, (_, id)) in ids.iter().enumerate() {
-                    if at + 1 == ids.len() { $check(id)? } else { check_id(id)? }
+                for (at, (collection, id)) in ids.iter().enumerate() {
+                    if at + 1 == ids.len() { $check(id)? } else { check_above(collection, id)? }
                 }
                 Ok(Self { $($field),+ })
             }
@@ -143,9 +199,31 @@ resource!(
     ["tenants" tenant, "messages" message]
 );
 resource!(
+    /// `tenants/{tenant}/messages/{message}/deliveries/{delivery}`
+    Delivery, "tenants/{tenant}/messages/{message}/deliveries/{delivery}", check_delivery_id,
+    ["tenants" tenant, "messages" message, "deliveries" delivery]
+);
+resource!(
+    /// `tenants/{tenant}/messages/{message}/attempts/{attempt}`
+    Attempt, "tenants/{tenant}/messages/{message}/attempts/{attempt}", check_attempt_id,
+    ["tenants" tenant, "messages" message, "attempts" attempt]
+);
+resource!(
+    /// `tenants/{tenant}/subscriptions/{subscription}/deadLetters/{dead_letter}`
+    DeadLetter, "tenants/{tenant}/subscriptions/{subscription}/deadLetters/{dead_letter}", check_dead_letter_id,
+    ["tenants" tenant, "subscriptions" subscription, "deadLetters" dead_letter]
+);
+resource!(
     /// `apiKeys/{api_key}`
     ApiKey, "apiKeys/{api_key}", check_id, ["apiKeys" api_key]
 );
+
+/// The tenant of a parent that stands for all of a tenant's resources of a collection, `tenants/{tenant}/{collection}/-` (AIP-159);
+/// `None` if it is none.
+pub fn all_of(name: &str, collection: &str) -> Option<Tenant> {
+    let tenant = name.strip_suffix("/-")?.strip_suffix(collection)?.strip_suffix('/')?;
+    Tenant::parse(tenant).ok()
+}
 
 /// The tenant part, `tenants/{tenant}`, of a name below a tenant; `None` if it has none. No other check.
 pub fn tenant_of(name: &str) -> Option<&str> {
@@ -172,7 +250,7 @@ pub fn new_message_id() -> String {
 
 /// A new attempt id: `att_` and a UUID of version 7, whose time gives the attempt's day.
 pub fn new_attempt_id() -> String {
-    format!("att_{}", uuid::Uuid::now_v7().simple())
+    id_of_key(ATTEMPT, uuid::Uuid::now_v7().into_bytes())
 }
 
 /// The id of the delivery of a message to a subscription: the same whoever computes it, and however often.
@@ -181,7 +259,7 @@ pub fn new_attempt_id() -> String {
 pub fn delivery_id(message: &str, subscription: &str, replay: &str) -> String {
     // A line feed is in no name, so that the parts can't run into each other.
     let hash = digest::digest(&digest::SHA256, format!("{message}\n{subscription}\n{replay}").as_bytes());
-    format!("dlv_{}", hex::encode(&hash.as_ref()[..16]))
+    id_of_key(DELIVERY, hash.as_ref()[..16].try_into().expect("SHA-256 is longer"))
 }
 
 #[cfg(test)]
@@ -239,6 +317,26 @@ mod tests {
         assert_eq!(id, delivery_id("tenants/a/messages/m", "tenants/a/subscriptions/s", ""));
         assert_ne!(id, delivery_id("tenants/a/messages/m", "tenants/a/subscriptions/s", "tenants/a/replays/r"));
         assert_eq!(id.len(), "dlv_".len() + 32);
+    }
+
+    #[test]
+    fn ids_that_hold_bytes_give_them_back() {
+        let attempt = format!("tenants/acme/messages/A_-z/attempts/{}", new_attempt_id());
+        assert_eq!(Attempt::parse(&attempt).map(|n| n.to_string()), Ok(attempt));
+        let key = key_of(DELIVERY, "dlv_0123456789abcdef0123456789abcdef").expect("an id");
+        assert_eq!(id_of_key(DELIVERY, key), "dlv_0123456789abcdef0123456789abcdef");
+        for wrong in ["dlv_", "dlv_0123456789ABCDEF0123456789abcdef", "att_0123456789abcdef0123456789abcdef", "dlv_+"] {
+            assert_eq!(key_of(DELIVERY, wrong), None, "{wrong}");
+            assert!(check_delivery_id(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn a_dash_stands_for_all_of_a_tenant() {
+        assert_eq!(all_of("tenants/a/messages/-", "messages"), Some(Tenant { tenant: "a".into() }));
+        for wrong in ["tenants/a/messages/b", "tenants/A/messages/-", "tenants/a/subscriptions/-", "messages/-", "-"] {
+            assert_eq!(all_of(wrong, "messages"), None, "{wrong}");
+        }
     }
 
     proptest! {

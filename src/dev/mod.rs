@@ -146,6 +146,7 @@ fn control_plane_settings(
         secrets: SecretSettings { master_key_file: Some(directory.file(MASTER_KEY_FILE)), ..Default::default() },
         egress: EgressSettings { allow: egress.allow.clone(), allow_http: egress.allow_http },
         log: settings.log.clone(),
+        index: settings.index.clone(),
         ..Default::default()
     }
 }

@@ -32,6 +32,12 @@ pub enum Error {
     /// Fields are wrong; at least one.
     #[error("{}", summary(.0))]
     Invalid(Vec<Violation>),
+    /// The operator has switched the index off.
+    #[error("the index is off: messages, deliveries, attempts and dead letters are not kept (setting `index.policy`)")]
+    IndexDisabled,
+    /// The log did not do it.
+    #[error(transparent)]
+    Log(#[from] hookwire_log::Error),
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -54,6 +60,9 @@ impl Error {
             Self::KeyInvalid => (Code::Unauthenticated, "API_KEY_INVALID"),
             Self::Denied(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
             Self::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            Self::IndexDisabled => (Code::FailedPrecondition, "INDEX_DISABLED"),
+            // Whatever it is, it is the operator's to mend, and nothing that the caller sent.
+            Self::Log(_) => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::Store(error) => match error {
                 Store::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
                 Store::AlreadyExists { .. } => (Code::AlreadyExists, "ALREADY_EXISTS"),
@@ -69,6 +78,7 @@ impl Error {
 
     fn message(&self, code: Code) -> String {
         match code {
+            Code::Unavailable if matches!(self, Self::Log(_)) => "the log is unavailable; try again".into(),
             Code::Unavailable => "the store is unavailable; try again, a write may or may not have been made".into(),
             Code::Internal => "an error of the server, which has logged it".into(),
             _ => self.to_string(),
@@ -94,6 +104,8 @@ impl Error {
             Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
                 details.set_resource_info(resource_type(name), name, "", "");
             }
+            Self::IndexDisabled => precondition("index.policy"),
+            Self::Log(_) => {}
             Self::Store(Store::HasChildren { name } | Store::LastSecret { name }) => precondition(name),
             Self::Store(Store::TooManySecrets { subscription, .. }) => precondition(subscription),
             Self::Store(Store::EventTypesNotRegistered { tenant, event_types }) => {
@@ -139,6 +151,14 @@ fn resource_type(name: &str) -> &'static str {
         "hookwire.dev/Subscription"
     } else if name::Secret::parse(name).is_ok() {
         "hookwire.dev/Secret"
+    } else if name::Message::parse(name).is_ok() {
+        "hookwire.dev/Message"
+    } else if name::Delivery::parse(name).is_ok() {
+        "hookwire.dev/Delivery"
+    } else if name::Attempt::parse(name).is_ok() {
+        "hookwire.dev/Attempt"
+    } else if name::DeadLetter::parse(name).is_ok() {
+        "hookwire.dev/DeadLetter"
     } else {
         "hookwire.dev/ApiKey"
     }

@@ -2,29 +2,40 @@
 //!
 //! * `error`: the only map to gRPC's `Status`
 //! * `validate`, `new_subscription`: what fields must be, every wrong one told at once
-//! * `page`: pages of lists
+//! * [`page`], [`filter`]: pages of lists, and what is in them
+//! * `indexed`: lists of the index
 
 use std::sync::Arc;
 
-use hookwire_proto::egress::Policy;
-use hookwire_proto::name;
 use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
+use hookwire_proto::v1::attempt_service_server::AttemptServiceServer;
+use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
+use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
+use hookwire_proto::v1::message_service_server::MessageServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
+use hookwire_proto::{egress, name};
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response};
 
 use crate::auth::{self, Caller, Rpc};
+use crate::index::Policy;
 use crate::log::Log;
-use crate::store::Store;
+use crate::store::{Index, Store};
 
 mod api_key;
+mod attempt;
+mod dead_letter;
+mod delivery;
 mod error;
 mod event_type;
+pub mod filter;
+mod indexed;
+mod message;
 mod new_subscription;
-mod page;
+pub mod page;
 mod subscription;
 mod tenant;
 mod validate;
@@ -41,15 +52,16 @@ const MAX_REQUEST_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct Api {
     store: Store,
-    egress: Arc<Policy>,
-    #[expect(dead_code, reason = "payloads are read from it, in the next commit")]
+    egress: Arc<egress::Policy>,
+    index: Index,
+    policy: Policy,
     log: Log,
 }
 
 impl Api {
-    /// The services over a store; `egress` says which URLs subscriptions may have.
-    pub fn new(store: Store, egress: Policy, log: Log) -> Self {
-        Self { store, egress: Arc::new(egress), log }
+    /// The services over a store; `egress` says which URLs subscriptions may have, `policy` what is in the index.
+    pub fn new(store: Store, egress: egress::Policy, index: Index, policy: Policy, log: Log) -> Self {
+        Self { store, egress: Arc::new(egress), index, policy, log }
     }
 
     /// All services, for tonic's server.
@@ -58,6 +70,10 @@ impl Api {
             .add_service(TenantServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(EventTypeServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(SubscriptionServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(DeliveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(AttemptServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(DeadLetterServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ApiKeyServiceServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES))
     }
 

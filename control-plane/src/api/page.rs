@@ -54,6 +54,11 @@ impl<'a> Page<'a> {
         self.size as u64 + 1
     }
 
+    /// How many items the page has at most.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// The items of the page, and the token of the next; `key` says where an item is in the list.
     pub fn finish<T>(&self, mut items: Vec<T>, key: impl FnOnce(&T) -> String) -> (Vec<T>, String) {
         if items.len() <= self.size {
@@ -65,12 +70,13 @@ impl<'a> Page<'a> {
     }
 }
 
-fn encode(list: &str, parent: &str, cursor: &str) -> String {
+/// The token of the page of a list that begins behind `cursor`.
+pub fn encode(list: &str, parent: &str, cursor: &str) -> String {
     URL_SAFE_NO_PAD.encode([&check(list, parent, cursor)[..], cursor.as_bytes()].concat())
 }
 
 /// Where the page begins; `None` if this is no token of this list.
-fn decode(list: &str, parent: &str, token: &str) -> Option<String> {
+pub fn decode(list: &str, parent: &str, token: &str) -> Option<String> {
     if token.is_empty() {
         return Some(String::new());
     }

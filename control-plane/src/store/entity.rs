@@ -158,3 +158,5 @@ pub mod change {
     pub enum Relation {}
     impl ActiveModelBehavior for ActiveModel {}
 }
+
+pub mod index;

@@ -238,7 +238,9 @@ async fn pages_show_everything_once(database: Database) {
 async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status> {
     let parent = format!("tenants/{tenant}");
     let subscription = format!("{parent}/subscriptions/none");
-    let Client { tenants, event_types, subscriptions, api_keys } = client;
+    let message = format!("{parent}/messages/none");
+    let zeros = "0".repeat(32);
+    let Client { tenants, event_types, subscriptions, api_keys, messages, deliveries, attempts, dead_letters } = client;
     match rpc {
         Rpc::CreateTenant => {
             let request = CreateTenantRequest { tenant_id: String::new(), tenant: Some(Tenant::default()) };
@@ -295,10 +297,40 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
         Rpc::DeleteApiKey => {
             api_keys.delete_api_key(DeleteApiKeyRequest { name: "apiKeys/none".into() }).await.map(drop)
         }
+        Rpc::GetMessage => {
+            messages.get_message(GetMessageRequest { name: message, ..Default::default() }).await.map(drop)
+        }
+        Rpc::ListMessages => {
+            messages.list_messages(ListMessagesRequest { parent, ..Default::default() }).await.map(drop)
+        }
+        Rpc::GetDelivery => {
+            let request = GetDeliveryRequest { name: format!("{message}/deliveries/dlv_{zeros}") };
+            deliveries.get_delivery(request).await.map(drop)
+        }
+        Rpc::ListDeliveries => {
+            let request = ListDeliveriesRequest { parent: format!("{parent}/messages/-"), ..Default::default() };
+            deliveries.list_deliveries(request).await.map(drop)
+        }
+        Rpc::GetAttempt => {
+            let request = GetAttemptRequest { name: format!("{message}/attempts/att_{zeros}") };
+            attempts.get_attempt(request).await.map(drop)
+        }
+        Rpc::ListAttempts => {
+            let request = ListAttemptsRequest { parent: format!("{parent}/messages/-"), ..Default::default() };
+            attempts.list_attempts(request).await.map(drop)
+        }
+        Rpc::GetDeadLetter => {
+            let request = GetDeadLetterRequest { name: format!("{subscription}/deadLetters/dlt_{zeros}") };
+            dead_letters.get_dead_letter(request).await.map(drop)
+        }
+        Rpc::ListDeadLetters => {
+            let request = ListDeadLettersRequest { parent: subscription, ..Default::default() };
+            dead_letters.list_dead_letters(request).await.map(drop)
+        }
     }
 }
 
-const RPCS: [Rpc; 19] = [
+const RPCS: [Rpc; 27] = [
     Rpc::GetTenant,
     Rpc::ListTenants,
     Rpc::CreateEventType,
@@ -316,6 +348,14 @@ const RPCS: [Rpc; 19] = [
     Rpc::GetApiKey,
     Rpc::ListApiKeys,
     Rpc::DeleteApiKey,
+    Rpc::GetMessage,
+    Rpc::ListMessages,
+    Rpc::GetDelivery,
+    Rpc::ListDeliveries,
+    Rpc::GetAttempt,
+    Rpc::ListAttempts,
+    Rpc::GetDeadLetter,
+    Rpc::ListDeadLetters,
     Rpc::CreateTenant,
     Rpc::DeleteTenant,
 ];

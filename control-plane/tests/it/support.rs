@@ -9,10 +9,15 @@ use futures::FutureExt as _;
 use hookwire_control_plane::config::Settings;
 use hookwire_control_plane::store::{Store, StoreSettings};
 use hookwire_control_plane::{ControlPlane, Error, Listeners};
-use hookwire_log::OpenLog;
+use hookwire_log::embedded::EmbeddedLog;
+use hookwire_log::{Layout, Log, OpenLog};
 use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
+use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
+use hookwire_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
+use hookwire_proto::v1::delivery_service_client::DeliveryServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
+use hookwire_proto::v1::message_service_client::MessageServiceClient;
 use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use hookwire_proto::v1::tenant_service_client::TenantServiceClient;
 use hookwire_proto::v1::{
@@ -66,7 +71,7 @@ pub const ADMIN_KEY: &str = "hwk_bootstrap_0123456789abcdef0123456789abcdef";
 pub struct Database {
     pub url: String,
     pub master_keys: String,
-    directory: TempDir,
+    pub directory: TempDir,
 }
 
 impl Database {
@@ -158,6 +163,14 @@ pub fn no_log() -> OpenLog {
     Arc::new(|_| async { Err(hookwire_log::Error::Unavailable { detail: "not in this test".into() }) }.boxed())
 }
 
+/// An embedded log in a directory, and what opens it: the same one, also for several control planes.
+pub fn embedded_log(directory: &std::path::Path) -> (Arc<EmbeddedLog>, OpenLog) {
+    let settings = hookwire_log::embedded::Settings { dir: directory.join("log"), ..Default::default() };
+    let log = EmbeddedLog::open(settings, Layout::default()).unwrap();
+    let opened = log.clone();
+    (log, Arc::new(move |_| std::future::ready(Ok(opened.clone() as Arc<dyn Log>)).boxed()))
+}
+
 pub async fn start_with(settings: Settings, open_log: OpenLog) -> Plane {
     let listeners = Listeners::bind(&settings).await.unwrap();
     let address = |listener: &tokio::net::TcpListener| listener.local_addr().unwrap();
@@ -202,6 +215,10 @@ pub struct Client {
     pub event_types: EventTypeServiceClient<Authorized>,
     pub subscriptions: SubscriptionServiceClient<Authorized>,
     pub api_keys: ApiKeyServiceClient<Authorized>,
+    pub messages: MessageServiceClient<Authorized>,
+    pub deliveries: DeliveryServiceClient<Authorized>,
+    pub attempts: AttemptServiceClient<Authorized>,
+    pub dead_letters: DeadLetterServiceClient<Authorized>,
 }
 
 impl Client {
@@ -212,6 +229,10 @@ impl Client {
             tenants: TenantServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             event_types: EventTypeServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             subscriptions: SubscriptionServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            messages: MessageServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            deliveries: DeliveryServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            attempts: AttemptServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            dead_letters: DeadLetterServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             api_keys: ApiKeyServiceClient::with_interceptor(channel, with_key),
         }
     }
