@@ -103,7 +103,10 @@ fn a_delivery_only_moves_forward() {
     assert_eq!(standing(&[attempt(1, Delivered), attempt(1, Retry)], &[]), (delivered, 1, 0));
     let exhausted = DeadReason::Exhausted.into();
     let last = AttemptRecord { dead_reason: exhausted, ..attempt(3, Over) };
-    assert_eq!(standing(&[last.clone()], &[dead_letter(3, DeadReason::Exhausted, Some(3))]), (dead, 3, exhausted));
+    assert_eq!(
+        standing(std::slice::from_ref(&last), &[dead_letter(3, DeadReason::Exhausted, Some(3))]),
+        (dead, 3, exhausted)
+    );
     assert_eq!(standing(&[last, attempt(2, Retry)], &[]), (dead, 3, exhausted));
     // One that waited for its subscription goes on.
     let paused = dead_letter(2, DeadReason::Paused, Some(1));
