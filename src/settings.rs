@@ -36,7 +36,7 @@ pub struct ControlPlane {
     pub egress: control_plane::EgressSettings,
     /// Topics of the log, which every node is told.
     pub log: LayoutSettings,
-    /// Where the log is, for `hookwire topics`.
+    /// Where the log is, for `hookwire topics`, and for how long it keeps what.
     pub kafka: kafka::Settings,
     /// How it stops.
     pub drain: control_plane::DrainSettings,
@@ -53,6 +53,7 @@ impl ControlPlane {
             secrets: self.secrets.clone(),
             egress: self.egress.clone(),
             log: self.log.clone(),
+            log_retention: self.kafka.retention.messages.max(self.kafka.retention.dead_letters),
             drain: self.drain.clone(),
         }
     }

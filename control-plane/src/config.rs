@@ -73,6 +73,9 @@ pub struct Settings {
     pub egress: EgressSettings,
     /// Topics, the same for every node.
     pub log: LayoutSettings,
+    /// For how long the log keeps what was published at the most. Known to who knows the log, and no setting of its own.
+    #[serde(skip)]
+    pub log_retention: Duration,
     /// How it stops.
     pub drain: DrainSettings,
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use hookwire_proto::config as node;
 use hookwire_proto::v1::api_key::Role;
 use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
+use hookwire_proto::v1::audit_service_server::AuditServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
@@ -41,11 +42,12 @@ pub mod push;
 pub mod store;
 
 /// The services of the public API that are served here.
-const SERVICES: [&str; 4] = [
+const SERVICES: &[&str] = &[
     <TenantServiceServer<Api> as NamedService>::NAME,
     <EventTypeServiceServer<Api> as NamedService>::NAME,
     <SubscriptionServiceServer<Api> as NamedService>::NAME,
     <ApiKeyServiceServer<Api> as NamedService>::NAME,
+    <AuditServiceServer<Api> as NamedService>::NAME,
 ];
 
 /// A connection that is silent for this long is asked whether it lives, and closed if it doesn't answer in time.
@@ -133,7 +135,7 @@ impl ControlPlane {
         let store = Store::open(&settings.store, Arc::new(settings.master_keys()?)).await?;
         if let Some(key) = bootstrap {
             let name = name::ApiKey { api_key: "bootstrap".into() };
-            let new = NewApiKey { display_name: "Bootstrap", role: Role::Admin, tenant: None, key: &key };
+            let new = NewApiKey::unlimited("Bootstrap", Role::Admin, None, &key);
             store.ensure_api_key(&name, new).await?;
         }
         Ok(Self { settings, store })
@@ -155,13 +157,13 @@ impl ControlPlane {
         settings.push.validate(address(&listeners.push)?.ip())?;
         let node_settings = node::Settings { layout: Some((&hookwire_log::Layout::from(settings.log.clone())).into()) };
         let (health, health_service) = tonic_health::server::health_reporter();
-        for service in SERVICES {
+        for &service in SERVICES {
             health.set_service_status(service, ServingStatus::Serving).await;
         }
 
         let api = server(api_tls(&settings)?, "api.tls_cert_file")?
             .timeout(settings.api.request_timeout)
-            .add_routes(Api::new(store.clone(), settings.egress_policy()).into_routes())
+            .add_routes(Api::new(store.clone(), settings.egress_policy(), settings.log_retention).into_routes())
             .add_service(reflection())
             .add_service(health_service.clone())
             .serve_with_incoming_shutdown(incoming(listeners.api), shutdown.clone().cancelled_owned());
@@ -176,7 +178,7 @@ impl ControlPlane {
         let deadline = async {
             shutdown.cancelled().await;
             tracing::info!("draining");
-            for service in SERVICES.into_iter().chain([""]) {
+            for service in SERVICES.iter().copied().chain([""]) {
                 health.set_service_status(service, ServingStatus::NotServing).await;
             }
             tokio::time::sleep(settings.drain.timeout).await;
@@ -237,7 +239,8 @@ fn reflection() -> impl NamedService
 + Sync
 + 'static {
     SERVICES
-        .into_iter()
+        .iter()
+        .copied()
         .fold(tonic_reflection::server::Builder::configure(), |builder, service| builder.with_service_name(service))
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)

@@ -160,6 +160,10 @@ fn control_plane_settings(
         secrets: SecretSettings { master_key_file: Some(directory.file(MASTER_KEY_FILE)), ..Default::default() },
         egress: EgressSettings { allow: egress.allow.clone(), allow_http: egress.allow_http },
         log: settings.log.clone(),
+        log_retention: {
+            let embedded = hookwire_log::embedded::Settings::default();
+            embedded.retention.max(embedded.dead_letters_retention)
+        },
         ..Default::default()
     }
 }

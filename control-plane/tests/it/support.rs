@@ -10,6 +10,7 @@ use hookwire_control_plane::store::{Store, StoreSettings};
 use hookwire_control_plane::{ControlPlane, Error, Listeners};
 use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
+use hookwire_proto::v1::audit_service_client::AuditServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
 use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use hookwire_proto::v1::tenant_service_client::TenantServiceClient;
@@ -190,6 +191,7 @@ pub struct Client {
     pub event_types: EventTypeServiceClient<Authorized>,
     pub subscriptions: SubscriptionServiceClient<Authorized>,
     pub api_keys: ApiKeyServiceClient<Authorized>,
+    pub audit: AuditServiceClient<Authorized>,
 }
 
 impl Client {
@@ -200,12 +202,17 @@ impl Client {
             tenants: TenantServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             event_types: EventTypeServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             subscriptions: SubscriptionServiceClient::with_interceptor(channel.clone(), with_key.clone()),
-            api_keys: ApiKeyServiceClient::with_interceptor(channel, with_key),
+            api_keys: ApiKeyServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            audit: AuditServiceClient::with_interceptor(channel, with_key),
         }
     }
 
     pub async fn create_tenant(&mut self, id: &str) -> Tenant {
-        let request = CreateTenantRequest { tenant_id: id.into(), tenant: Some(Tenant::default()) };
+        let request = CreateTenantRequest {
+            tenant_id: id.into(),
+            tenant: Some(Tenant::default()),
+            ..CreateTenantRequest::default()
+        };
         self.tenants.create_tenant(request).await.unwrap().into_inner()
     }
 
@@ -214,6 +221,7 @@ impl Client {
             parent: format!("tenants/{tenant}"),
             event_type_id: event_type.into(),
             event_type: None,
+            ..CreateEventTypeRequest::default()
         };
         self.event_types.create_event_type(request).await.unwrap();
     }
@@ -225,7 +233,11 @@ impl Client {
     pub async fn create_api_key(&mut self, role: Role, tenant: &str) -> ApiKey {
         let tenant = if tenant.is_empty() { String::new() } else { format!("tenants/{tenant}") };
         let api_key = Some(ApiKey { role: role.into(), tenant, ..Default::default() });
-        self.api_keys.create_api_key(CreateApiKeyRequest { api_key }).await.unwrap().into_inner()
+        self.api_keys
+            .create_api_key(CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() })
+            .await
+            .unwrap()
+            .into_inner()
     }
 }
 
@@ -239,6 +251,7 @@ pub fn new_subscription(tenant: &str, id: &str) -> CreateSubscriptionRequest {
             event_types: vec!["*".into()],
             ..Default::default()
         }),
+        ..CreateSubscriptionRequest::default()
     }
 }
 

@@ -3,13 +3,15 @@
 
 use sea_orm_migration::prelude::*;
 
+mod columns;
 mod m0001_tables;
+mod m0002_audit;
 
 /// All steps, in order.
 pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_tables::Migration)]
+        vec![Box::new(m0001_tables::Migration), Box::new(m0002_audit::Migration)]
     }
 }
