@@ -20,14 +20,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("descriptors.bin"), &encoded)?;
     let descriptors = protox_descriptors(&encoded)?;
 
+    let mut config = prost_build::Config::new();
+    // Audit entries hold resources with their type.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .bytes(".hookwire.v1.NewMessage")
         .bytes(".hookwire.v1.Message")
         .bytes(".hookwire.v1.Attempt")
         .bytes(".hookwire.log.v1")
         .bytes(".hookwire.config.v1")
+        // In order: the same message has the same bytes.
+        .btree_map(".hookwire")
         .emit_rerun_if_changed(false)
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }
 

@@ -38,7 +38,7 @@ pub struct ControlPlane {
     pub log: LayoutSettings,
     /// What of messages and attempts can be asked for.
     pub index: hookwire_control_plane::index::Settings,
-    /// Where the log is, for the index, for payloads, and for `hookwire topics`.
+    /// Where the log is, for the index, for payloads and for `hookwire topics`, and for how long it keeps what.
     pub kafka: kafka::Settings,
     /// How it stops.
     pub drain: control_plane::DrainSettings,
@@ -62,6 +62,7 @@ impl ControlPlane {
             egress: self.egress.clone(),
             log: self.log.clone(),
             index: self.index.clone(),
+            log_retention: self.kafka.retention.messages.max(self.kafka.retention.dead_letters),
             drain: self.drain.clone(),
         }
     }

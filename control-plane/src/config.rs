@@ -75,6 +75,9 @@ pub struct Settings {
     pub log: LayoutSettings,
     /// What of messages and attempts can be asked for.
     pub index: index::Settings,
+    /// For how long the log keeps what was published at the most. Known to who knows the log, and no setting of its own.
+    #[serde(skip)]
+    pub log_retention: Duration,
     /// How it stops.
     pub drain: DrainSettings,
 }

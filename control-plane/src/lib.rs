@@ -22,6 +22,7 @@ use hookwire_proto::config as node;
 use hookwire_proto::v1::api_key::Role;
 use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use hookwire_proto::v1::attempt_service_server::AttemptServiceServer;
+use hookwire_proto::v1::audit_service_server::AuditServiceServer;
 use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
@@ -51,7 +52,7 @@ pub mod push;
 pub mod store;
 
 /// The services of the public API that are served here.
-const SERVICES: [&str; 8] = [
+const SERVICES: &[&str] = &[
     <TenantServiceServer<Api> as NamedService>::NAME,
     <EventTypeServiceServer<Api> as NamedService>::NAME,
     <SubscriptionServiceServer<Api> as NamedService>::NAME,
@@ -60,6 +61,7 @@ const SERVICES: [&str; 8] = [
     <DeliveryServiceServer<Api> as NamedService>::NAME,
     <AttemptServiceServer<Api> as NamedService>::NAME,
     <DeadLetterServiceServer<Api> as NamedService>::NAME,
+    <AuditServiceServer<Api> as NamedService>::NAME,
 ];
 
 /// A connection that is silent for this long is asked whether it lives, and closed if it doesn't answer in time.
@@ -154,7 +156,7 @@ impl ControlPlane {
         let store = Store::open(&settings.store, Arc::new(settings.master_keys()?)).await?;
         if let Some(key) = bootstrap {
             let name = name::ApiKey { api_key: "bootstrap".into() };
-            let new = NewApiKey { display_name: "Bootstrap", role: Role::Admin, tenant: None, key: &key };
+            let new = NewApiKey::unlimited("Bootstrap", Role::Admin, None, &key);
             store.ensure_api_key(&name, new).await?;
         }
         Ok(Self { settings, store, open_log })
@@ -179,16 +181,21 @@ impl ControlPlane {
         let (log, opener) = log::Log::new(layout, open_log);
         let rows = store::Index::new(store.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
-        for service in SERVICES {
+        for &service in SERVICES {
             health.set_service_status(service, ServingStatus::Serving).await;
         }
 
+        let services = Api::new(api::Parts {
+            store: store.clone(),
+            egress: settings.egress_policy(),
+            index: rows.clone(),
+            policy: settings.index.policy,
+            log: log.clone(),
+            log_retention: settings.log_retention,
+        });
         let api = server(api_tls(&settings)?, "api.tls_cert_file")?
             .timeout(settings.api.request_timeout)
-            .add_routes(
-                Api::new(store.clone(), settings.egress_policy(), rows.clone(), settings.index.policy, log.clone())
-                    .into_routes(),
-            )
+            .add_routes(services.into_routes())
             .add_service(reflection())
             .add_service(health_service.clone())
             .serve_with_incoming_shutdown(incoming(listeners.api), shutdown.clone().cancelled_owned());
@@ -208,7 +215,7 @@ impl ControlPlane {
         let deadline = async {
             shutdown.cancelled().await;
             tracing::info!("draining");
-            for service in SERVICES.into_iter().chain([""]) {
+            for service in SERVICES.iter().copied().chain([""]) {
                 health.set_service_status(service, ServingStatus::NotServing).await;
             }
             tokio::time::sleep(settings.drain.timeout).await;
@@ -272,7 +279,8 @@ fn reflection() -> impl NamedService
 + Sync
 + 'static {
     SERVICES
-        .into_iter()
+        .iter()
+        .copied()
         .fold(tonic_reflection::server::Builder::configure(), |builder, service| builder.with_service_name(service))
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)

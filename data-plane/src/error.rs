@@ -23,6 +23,12 @@ pub enum Error {
     /// There is no such API key, or there is no more.
     #[error("the API key is not valid: it is unknown or was revoked")]
     KeyInvalid,
+    /// The API key was valid until a time that is past.
+    #[error("the API key has expired; ask for another")]
+    KeyExpired,
+    /// It is a tenant token, which only the control plane takes.
+    #[error("tenant tokens are taken by the control plane only; publish with an API key")]
+    TenantToken,
     /// The key may not do this. Whether the resource exists is not told.
     #[error("API key {key} {detail}")]
     PermissionDenied {
@@ -82,7 +88,7 @@ pub struct Violation {
 impl Error {
     fn code(&self) -> Code {
         match self {
-            Self::KeyMissing | Self::KeyInvalid => Code::Unauthenticated,
+            Self::KeyMissing | Self::KeyInvalid | Self::KeyExpired | Self::TenantToken => Code::Unauthenticated,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::TenantNotFound { .. } => Code::NotFound,
@@ -94,7 +100,8 @@ impl Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::KeyMissing => "API_KEY_MISSING",
-            Self::KeyInvalid => "API_KEY_INVALID",
+            Self::KeyInvalid | Self::TenantToken => "API_KEY_INVALID",
+            Self::KeyExpired => "API_KEY_EXPIRED",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
             Self::Invalid { .. } => "INVALID_ARGUMENT",
             Self::TenantNotFound { .. } => "NOT_FOUND",

@@ -1,5 +1,6 @@
 //! `PublishMessages`: authenticate against the snapshot, validate the batch all or nothing, append, answer message by message.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::auth::{self, KeyHash};
+use crate::cache::snapshot::ApiKey;
 use crate::cache::{Config, Snapshot};
 use crate::error::{Error, append_status};
 use crate::trace;
@@ -107,12 +109,14 @@ impl Publish {
     async fn publish(
         &self,
         metadata: &MetadataMap,
+        source: Option<IpAddr>,
         request: PublishMessagesRequest,
     ) -> Result<PublishMessagesResponse, Error> {
         let key = KeyHash::of_call(metadata)?;
+        let authenticate = |snapshot: &Snapshot| key.authenticate(snapshot, forward::now_ms(), source);
         self.ready()?;
-        let snapshot = self.snapshot(&key, metadata, request.min_revision).await?;
-        let caller = key.authenticate(&snapshot)?;
+        let snapshot = self.snapshot(authenticate, metadata, request.min_revision).await?;
+        let caller = authenticate(&snapshot)?;
         auth::may_publish(&caller)?;
         let messages = validate::batch(request, &snapshot, &caller, self.settings.max_payload_bytes)?;
         let records = stamp(messages, metadata, snapshot.revision());
@@ -132,7 +136,12 @@ impl Publish {
     }
 
     /// The one snapshot that the whole call is judged by.
-    async fn snapshot(&self, key: &KeyHash, metadata: &MetadataMap, min_revision: i64) -> Result<Arc<Snapshot>, Error> {
+    async fn snapshot(
+        &self,
+        authenticate: impl Fn(&Snapshot) -> Result<Arc<ApiKey>, Error>,
+        metadata: &MetadataMap,
+        min_revision: i64,
+    ) -> Result<Arc<Snapshot>, Error> {
         let without = || Error::NotReady { detail: "it has no configuration yet" };
         let current = self.config.current().ok_or_else(without)?;
         if current.revision() >= min_revision {
@@ -144,7 +153,7 @@ impl Publish {
             Ok(reached) => reached.ok_or(Error::NotReady { detail: "it is shutting down" }),
             Err(_) => {
                 let current = self.config.current().ok_or_else(without)?;
-                key.authenticate(&current)?;
+                authenticate(&current)?;
                 Err(Error::RevisionNotReached { asked: min_revision, has: current.revision() })
             }
         }
@@ -169,8 +178,9 @@ impl PublishService for Publish {
         &self,
         request: Request<PublishMessagesRequest>,
     ) -> Result<Response<PublishMessagesResponse>, Status> {
+        let source = request.remote_addr().map(|address| address.ip());
         let (metadata, _, request) = request.into_parts();
-        Ok(Response::new(self.publish(&metadata, request).await?))
+        Ok(Response::new(self.publish(&metadata, source, request).await?))
     }
 }
 

@@ -5,6 +5,7 @@
 //! * [`log`]: what is in the log
 //! * [`name`]: resource names and ids, parsed and made in one place
 //! * [`egress`]: which URLs and addresses requests may be sent to
+//! * [`schema`]: what payloads of an event type are
 //! * [`seal`]: how secrets are closed by the control plane and opened by nodes
 //!
 //! The `.proto` files beside this crate are the source; they are compiled while this crate is built.
@@ -45,6 +46,7 @@ pub use generated::hookwire::v1;
 
 pub mod egress;
 pub mod name;
+pub mod schema;
 pub mod seal;
 
 /// An encoded `google.protobuf.FileDescriptorSet` of all packages with what they import, for gRPC reflection.

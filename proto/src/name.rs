@@ -5,6 +5,8 @@
 use std::fmt;
 
 use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 /// A name or an id that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -217,6 +219,18 @@ resource!(
     /// `apiKeys/{api_key}`
     ApiKey, "apiKeys/{api_key}", check_id, ["apiKeys" api_key]
 );
+resource!(
+    /// `auditEntries/{audit_entry}`
+    AuditEntry, "auditEntries/{audit_entry}", check_id, ["auditEntries" audit_entry]
+);
+
+/// What the text of a symmetric signing secret begins with (Standard Webhooks).
+pub const SECRET_PREFIX: &str = "whsec_";
+
+/// A symmetric signing secret as it is shown, once: `whsec_` and its bytes in standard base64.
+pub fn secret_text(key: &[u8]) -> String {
+    format!("{SECRET_PREFIX}{}", STANDARD.encode(key))
+}
 
 /// The tenant of a parent that stands for all of a tenant's resources of a collection, `tenants/{tenant}/{collection}/-` (AIP-159);
 /// `None` if it is none.

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use hookwire_control_plane::auth;
 use hookwire_control_plane::store::{Error, NewApiKey, Store};
 use hookwire_proto::name;
-use hookwire_proto::v1::api_key::Role;
+use hookwire_proto::v1::{self, api_key::Role};
 
 use super::directory::Directory;
 use super::welcome::Keys;
@@ -55,19 +55,16 @@ fn new_key(id: &str) -> String {
 /// Makes sure that the tenant, its event types and the keys are in the store.
 pub async fn ensure(store: &Store, keys: &Keys) -> anyhow::Result<()> {
     let tenant = name::Tenant { tenant: TENANT.into() };
-    created(store.create_tenant(&tenant, "Demo").await).context("the demo tenant")?;
+    let demo = v1::Tenant { display_name: "Demo".into(), ..Default::default() };
+    created(store.create_tenant(&tenant, &demo).await).context("the demo tenant")?;
     for (event_type, description) in EVENT_TYPES {
         let event_type = name::EventType { tenant: TENANT.into(), event_type: event_type.into() };
-        created(store.create_event_type(&event_type, description).await).context("its event types")?;
+        let new = v1::EventType { description: description.into(), ..Default::default() };
+        created(store.create_event_type(&event_type, &new).await).context("its event types")?;
     }
-    let admin =
-        NewApiKey { display_name: "Made by hookwire dev", role: Role::Admin, tenant: None, key: &keys.admin_key };
-    let publisher = NewApiKey {
-        display_name: "Made by hookwire dev",
-        role: Role::Publisher,
-        tenant: Some(&tenant),
-        key: &keys.publisher_key,
-    };
+    const MADE_BY: &str = "Made by hookwire dev";
+    let admin = NewApiKey::unlimited(MADE_BY, Role::Admin, None, &keys.admin_key);
+    let publisher = NewApiKey::unlimited(MADE_BY, Role::Publisher, Some(&tenant), &keys.publisher_key);
     for (id, new) in [(ADMIN_KEY, admin), (PUBLISHER_KEY, publisher)] {
         store.ensure_api_key(&name::ApiKey { api_key: id.into() }, new).await.context("its API keys")?;
     }

@@ -109,7 +109,8 @@ impl Api {
     pub async fn new_tenant(&self, event_types: &[&str]) -> Result<String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("t-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let request = CreateTenantRequest { tenant_id: id, tenant: Some(Tenant::default()) };
+        let request =
+            CreateTenantRequest { tenant_id: id, tenant: Some(Tenant::default()), ..CreateTenantRequest::default() };
         let tenant = self.tenants().create_tenant(request).await?.into_inner().name;
         for id in event_types {
             self.new_event_type(&tenant, id).await?;
@@ -122,8 +123,12 @@ impl Api {
     /// # Errors
     /// What the server answers.
     pub async fn new_event_type(&self, tenant: &str, id: &str) -> Result<()> {
-        let request =
-            CreateEventTypeRequest { parent: tenant.to_owned(), event_type_id: id.to_owned(), event_type: None };
+        let request = CreateEventTypeRequest {
+            parent: tenant.to_owned(),
+            event_type_id: id.to_owned(),
+            event_type: None,
+            ..CreateEventTypeRequest::default()
+        };
         self.event_types().create_event_type(request).await?;
         Ok(())
     }
@@ -142,6 +147,7 @@ impl Api {
             parent: tenant.to_owned(),
             subscription_id: String::new(),
             subscription: Some(subscription),
+            ..CreateSubscriptionRequest::default()
         };
         Ok(self.subscriptions().create_subscription(request).await?.into_inner())
     }

@@ -48,7 +48,7 @@ fn refused<T>(what: &str, answer: Result<T, Status>, expected: &Refusal<'_>) -> 
 /// Creates a key and waits until the nodes know it.
 async fn new_key(cluster: &Cluster, role: Role, tenant: &str) -> Result<ApiKey> {
     let api_key = ApiKey { role: role.into(), tenant: tenant.into(), ..ApiKey::default() };
-    let request = CreateApiKeyRequest { api_key: Some(api_key) };
+    let request = CreateApiKeyRequest { api_key: Some(api_key), ..CreateApiKeyRequest::default() };
     let key = cluster.control(0)?.api_keys().create_api_key(request).await?.into_inner();
     if role == Role::Publisher {
         let publisher = cluster.publisher()?.with_key(&key.key)?;
@@ -95,7 +95,10 @@ async fn keys_are_checked_first(cluster: &mut Cluster) -> Result<()> {
     refused("a publisher lists tenants", tenants, &denied)?;
 
     // Revoked, it is soon refused everywhere.
-    control.api_keys().delete_api_key(DeleteApiKeyRequest { name: publisher.name.clone() }).await?;
+    control
+        .api_keys()
+        .delete_api_key(DeleteApiKeyRequest { name: publisher.name.clone(), ..DeleteApiKeyRequest::default() })
+        .await?;
     refused("a revoked key", get(stranger, &ours).await, &invalid)?;
     wait_until("the node refuses the revoked key", Duration::from_secs(10), async || {
         Ok(publish(node.with_key(&publisher.key)?, &ours).await.is_err_and(|status| status.code() == Unauthenticated))
@@ -111,6 +114,7 @@ async fn subscribe(api: &Api, tenant: &str, url: &str, event_type: &str) -> Resu
         parent: tenant.into(),
         subscription_id: String::new(),
         subscription: Some(subscription),
+        ..CreateSubscriptionRequest::default()
     };
     Ok(api.subscriptions().create_subscription(request).await?.into_inner())
 }
@@ -121,23 +125,36 @@ async fn the_api_refuses_what_it_cannot_use(cluster: &mut Cluster) -> Result<()>
     let invalid = |field| refusal(InvalidArgument, "INVALID_ARGUMENT", field);
 
     for id in ["Upper", "-dash", "a.b", &"x".repeat(64)] {
-        let request = CreateTenantRequest { tenant_id: id.into(), tenant: Some(Tenant::default()) };
+        let request = CreateTenantRequest {
+            tenant_id: id.into(),
+            tenant: Some(Tenant::default()),
+            ..CreateTenantRequest::default()
+        };
         refused(id, control.tenants().create_tenant(request).await, &invalid("tenant_id"))?;
     }
     let taken = tenant.trim_start_matches("tenants/");
-    let request = CreateTenantRequest { tenant_id: taken.into(), tenant: Some(Tenant::default()) };
+    let request = CreateTenantRequest {
+        tenant_id: taken.into(),
+        tenant: Some(Tenant::default()),
+        ..CreateTenantRequest::default()
+    };
     let exists = refusal(AlreadyExists, "ALREADY_EXISTS", "");
     refused("a taken id", control.tenants().create_tenant(request).await, &exists)?;
     let request = GetTenantRequest { name: "tenant/x".into() };
     refused("a malformed name", control.tenants().get_tenant(request).await, &invalid("name"))?;
     let request = GetTenantRequest { name: "tenants/nobody".into() };
     refused("no such tenant", control.tenants().get_tenant(request).await, &refusal(NotFound, "NOT_FOUND", ""))?;
-    let request = DeleteTenantRequest { name: tenant.clone() };
+    let request = DeleteTenantRequest { name: tenant.clone(), ..DeleteTenantRequest::default() };
     let children = refusal(FailedPrecondition, "HAS_CHILDREN", "");
     refused("a tenant with children", control.tenants().delete_tenant(request).await, &children)?;
 
     for id in ["a..b", "ümlaut", "", ".a", "a b"] {
-        let request = CreateEventTypeRequest { parent: tenant.clone(), event_type_id: id.into(), event_type: None };
+        let request = CreateEventTypeRequest {
+            parent: tenant.clone(),
+            event_type_id: id.into(),
+            event_type: None,
+            ..CreateEventTypeRequest::default()
+        };
         refused(id, control.event_types().create_event_type(request).await, &invalid("event_type_id"))?;
     }
 

@@ -81,8 +81,12 @@ async fn one_subscription_for_each_partition(cluster: &Cluster, control: &Api) -
         control.new_event_type(&tenant, &event_type).await?;
         let url = cluster.receiver.url("/handover");
         let subscription = Subscription { url, event_types: vec![event_type.clone()], ..Subscription::default() };
-        let request =
-            CreateSubscriptionRequest { parent: tenant.clone(), subscription_id: id, subscription: Some(subscription) };
+        let request = CreateSubscriptionRequest {
+            parent: tenant.clone(),
+            subscription_id: id,
+            subscription: Some(subscription),
+            ..CreateSubscriptionRequest::default()
+        };
         revision = control.subscriptions().create_subscription(request).await?.into_inner().revision;
         event_types.push(event_type);
         if covered.len() == usize::try_from(layout.partitions(Topic::Deliveries))? {

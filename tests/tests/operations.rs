@@ -45,6 +45,7 @@ async fn nothing_secret_is_logged(cluster: &mut Cluster) -> Result<()> {
         parent: tenant.clone(),
         subscription_id: String::new(),
         subscription: Some(subscription),
+        ..CreateSubscriptionRequest::default()
     };
     let subscription = control.subscriptions().create_subscription(request).await?.into_inner();
     let payload = "a-payload-that-nobody-else-reads";

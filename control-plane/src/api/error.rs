@@ -26,6 +26,9 @@ pub enum Error {
     /// There is no such API key, or there is no more.
     #[error("the API key is not valid: it is unknown or was revoked")]
     KeyInvalid,
+    /// The API key or tenant token was valid until a time that is past.
+    #[error("the API key or tenant token has expired; ask for another")]
+    KeyExpired,
     /// The key may not do this.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -58,6 +61,7 @@ impl Error {
         match self {
             Self::KeyMissing => (Code::Unauthenticated, "API_KEY_MISSING"),
             Self::KeyInvalid => (Code::Unauthenticated, "API_KEY_INVALID"),
+            Self::KeyExpired => (Code::Unauthenticated, "API_KEY_EXPIRED"),
             Self::Denied(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
             Self::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             Self::IndexDisabled => (Code::FailedPrecondition, "INDEX_DISABLED"),
@@ -66,6 +70,9 @@ impl Error {
             Self::Store(error) => match error {
                 Store::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
                 Store::AlreadyExists { .. } => (Code::AlreadyExists, "ALREADY_EXISTS"),
+                Store::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
+                Store::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
+                Store::EventTypesDeprecated { .. } => (Code::FailedPrecondition, "EVENT_TYPE_DEPRECATED"),
                 Store::HasChildren { .. } => (Code::FailedPrecondition, "HAS_CHILDREN"),
                 Store::EventTypesNotRegistered { .. } => (Code::FailedPrecondition, "EVENT_TYPE_NOT_REGISTERED"),
                 Store::TooManySecrets { .. } => (Code::FailedPrecondition, "TOO_MANY_SECRETS"),
@@ -94,12 +101,19 @@ impl Error {
             details.add_precondition_failure_violation(reason, subject, self.to_string());
         };
         match self {
-            Self::KeyMissing | Self::KeyInvalid => {}
+            Self::KeyMissing | Self::KeyInvalid | Self::KeyExpired => {}
             Self::Denied(denied) => drop(metadata.insert("apiKey".into(), denied.key.clone())),
             Self::Invalid(violations) => {
                 let told = violations.iter().take(MAX_VIOLATIONS);
                 let told = told.map(|wrong| FieldViolation::new(&wrong.field, &wrong.description));
                 details.set_bad_request(told.collect::<Vec<_>>());
+            }
+            Self::Store(Store::RequestIdReused) => {
+                details.set_bad_request(vec![FieldViolation::new("request_id", self.to_string())]);
+            }
+            Self::Store(Store::EtagMismatch { name, current }) => {
+                metadata.insert("etag".into(), current.clone());
+                details.set_resource_info(resource_type(name), name, "", "");
             }
             Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
                 details.set_resource_info(resource_type(name), name, "", "");
@@ -108,7 +122,10 @@ impl Error {
             Self::Log(_) => {}
             Self::Store(Store::HasChildren { name } | Store::LastSecret { name }) => precondition(name),
             Self::Store(Store::TooManySecrets { subscription, .. }) => precondition(subscription),
-            Self::Store(Store::EventTypesNotRegistered { tenant, event_types }) => {
+            Self::Store(
+                Store::EventTypesNotRegistered { tenant, event_types }
+                | Store::EventTypesDeprecated { tenant, event_types },
+            ) => {
                 let told = event_types.iter().take(MAX_VIOLATIONS).map(|event_type| {
                     let subject = format!("{tenant}/eventTypes/{event_type}");
                     PreconditionViolation::new(reason, subject, "subscription.event_types names it")
@@ -159,6 +176,8 @@ fn resource_type(name: &str) -> &'static str {
         "hookwire.dev/Attempt"
     } else if name::DeadLetter::parse(name).is_ok() {
         "hookwire.dev/DeadLetter"
+    } else if name::AuditEntry::parse(name).is_ok() {
+        "hookwire.dev/AuditEntry"
     } else {
         "hookwire.dev/ApiKey"
     }

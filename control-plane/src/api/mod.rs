@@ -2,13 +2,17 @@
 //!
 //! * `error`: the only map to gRPC's `Status`
 //! * `validate`, `new_subscription`: what fields must be, every wrong one told at once
+//! * `mask`: which fields an update changes
 //! * [`page`], [`filter`]: pages of lists, and what is in them
 //! * `indexed`: lists of the index
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use hookwire_proto::v1::attempt_service_server::AttemptServiceServer;
+use hookwire_proto::v1::audit_service_server::AuditServiceServer;
 use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
@@ -16,23 +20,27 @@ use hookwire_proto::v1::message_service_server::MessageServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
 use hookwire_proto::{egress, name};
+use time::OffsetDateTime;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response};
 
-use crate::auth::{self, Caller, Rpc};
+use crate::api::validate::Violations;
+use crate::auth::{self, Caller, Rpc, TenantToken};
 use crate::index::Policy;
 use crate::log::Log;
-use crate::store::{Index, Store};
+use crate::store::{Actor, Index, Once, Store};
 
 mod api_key;
 mod attempt;
+mod audit;
 mod dead_letter;
 mod delivery;
 mod error;
 mod event_type;
 pub mod filter;
 mod indexed;
+mod mask;
 mod message;
 mod new_subscription;
 pub mod page;
@@ -44,6 +52,8 @@ pub use error::Error;
 
 /// Metadata of every answer to a write: the revision that it made.
 pub const REVISION_METADATA: &str = "hookwire-revision";
+/// Metadata of the answer to `DeleteTenant` with `force`: until when the log may hold what was published for the tenant (RFC 3339).
+pub const LOG_RETAINED_UNTIL_METADATA: &str = "hookwire-log-retained-until";
 
 /// The largest request that is read: a subscription with all that it may hold is far below it.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
@@ -56,12 +66,31 @@ pub struct Api {
     index: Index,
     policy: Policy,
     log: Log,
+    log_retention: Duration,
+}
+
+/// What the services are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where configuration is.
+    pub store: Store,
+    /// Which URLs subscriptions may have.
+    pub egress: egress::Policy,
+    /// What was read from the log.
+    pub index: Index,
+    /// What is in it.
+    pub policy: Policy,
+    /// Where payloads are.
+    pub log: Log,
+    /// For how long the log keeps what was published.
+    pub log_retention: Duration,
 }
 
 impl Api {
-    /// The services over a store; `egress` says which URLs subscriptions may have, `policy` what is in the index.
-    pub fn new(store: Store, egress: egress::Policy, index: Index, policy: Policy, log: Log) -> Self {
-        Self { store, egress: Arc::new(egress), index, policy, log }
+    /// The services.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, egress, index, policy, log, log_retention } = parts;
+        Self { store, egress: Arc::new(egress), index, policy, log, log_retention }
     }
 
     /// All services, for tonic's server.
@@ -74,31 +103,81 @@ impl Api {
             .add_service(DeliveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(AttemptServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(DeadLetterServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(AuditServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ApiKeyServiceServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES))
     }
 
-    /// Who calls, if it may call this for the resource that `name` takes from the request (empty: none), and the request.
+    /// The call, if its caller may make it for the resource that `name` takes from the request (empty: none), and the request.
     async fn authorized<T>(
         &self,
         rpc: Rpc,
         request: Request<T>,
         name: impl FnOnce(&T) -> &str,
-    ) -> Result<(Caller, T), Error> {
-        let caller = self.caller(request.metadata()).await?;
+    ) -> Result<(Call, T), Error> {
+        let source = request.remote_addr().map(|address| address.ip().to_canonical());
+        let caller = self.caller(request.metadata(), source).await?;
         let request = request.into_inner();
         caller.may(rpc, name::tenant_of(name(&request)))?;
-        Ok((caller, request))
+        let actor = Actor {
+            caller: caller.name.clone(),
+            minted_by: caller.minted_by.clone().unwrap_or_default(),
+            source_address: source.map(|source| source.to_string()).unwrap_or_default(),
+            method: format!("{rpc:?}"),
+        };
+        Ok((Call { caller, rpc, store: self.store.by(actor) }, request))
     }
 
-    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Error> {
+    async fn caller(&self, metadata: &MetadataMap, source: Option<IpAddr>) -> Result<Caller, Error> {
         let header = metadata.get("authorization").ok_or(Error::KeyMissing)?;
         let header = header.to_str().map_err(|_| Error::KeyInvalid)?;
         let key = match header.split_once(' ') {
             Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim(),
             _ => return Err(Error::KeyMissing),
         };
-        let key = self.store.api_key_by_hash(&auth::hash(key)).await?;
-        key.map(Caller::from).ok_or(Error::KeyInvalid)
+        let now = OffsetDateTime::now_utc();
+        let token = match TenantToken::open(key, self.store.master_keys()) {
+            Some(token) => Some(token.filter(|token| token.is_alive(now)).ok_or(Error::KeyExpired)?),
+            None => None,
+        };
+        // A token ends with the key that it was minted with.
+        let key = match &token {
+            Some(token) => {
+                let minted_by = name::ApiKey::parse(&token.minted_by).map_err(|_| Error::KeyInvalid)?;
+                self.store.find_api_key(&minted_by).await?
+            }
+            None => self.store.api_key_by_hash(&auth::hash(key)).await?,
+        };
+        let key = key.ok_or(Error::KeyInvalid)?;
+        if auth::is_expired(&key, now) {
+            return Err(Error::KeyExpired);
+        }
+        match token {
+            // Whoever it was handed to calls from elsewhere.
+            Some(token) => Ok(Caller::from(token)),
+            None => {
+                let caller = Caller::from(key);
+                caller.may_call_from(source)?;
+                Ok(caller)
+            }
+        }
+    }
+}
+
+/// A call that was let in.
+struct Call {
+    /// Who calls.
+    caller: Caller,
+    rpc: Rpc,
+    /// The store, for this caller: what it writes says who it was.
+    store: Store,
+}
+
+impl Call {
+    /// The store for a request that is carried out once, if it says so: `request_id` is its field.
+    fn once(&self, violations: &mut Violations, request_id: &str, request: &impl prost::Message) -> Store {
+        violations.request_id(request_id);
+        let once = (!request_id.is_empty()).then(|| Once::new(request_id, &format!("{:?}", self.rpc), request));
+        self.store.once(once)
     }
 }
 

@@ -46,10 +46,10 @@ const RESERVED_HEADERS: [&str; 21] = [
 /// # Errors
 /// [`Error::Invalid`].
 pub fn read(
+    mut violations: Violations,
     request: CreateSubscriptionRequest,
     egress: &Policy,
 ) -> Result<(name::Subscription, NewSubscription), Error> {
-    let mut violations = Violations::default();
     let parent = violations.check("parent", name::Tenant::parse(&request.parent));
     let subscription = violations.id("subscription_id", request.subscription_id, 's');
     let new = request.subscription.unwrap_or_else(|| {
@@ -134,7 +134,7 @@ mod tests {
             subscription: Some(subscription),
             ..Default::default()
         };
-        match read(request, &Policy::default()) {
+        match read(Violations::default(), request, &Policy::default()) {
             Ok(_) => Vec::new(),
             Err(Error::Invalid(violations)) => violations.into_iter().map(|violation| violation.field).collect(),
             Err(error) => panic!("{error}"),
@@ -179,7 +179,7 @@ mod tests {
             subscription: Some(subscription()),
             ..Default::default()
         };
-        let (name, new) = read(request, &Policy::default()).unwrap();
+        let (name, new) = read(Violations::default(), request, &Policy::default()).unwrap();
         assert_eq!(new.secret.len(), 32);
         assert_eq!(name::check_id(&name.subscription), Ok(()));
     }

@@ -10,7 +10,7 @@ use hookwire_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::page::Page;
-use super::validate::{Violations, field, secret_text};
+use super::validate::{Violations, field};
 use super::{Api, new_subscription, written};
 use crate::auth::Rpc;
 
@@ -20,13 +20,11 @@ impl SubscriptionService for Api {
         &self,
         request: Request<CreateSubscriptionRequest>,
     ) -> Result<Response<Subscription>, Status> {
-        let (_, request) = self.authorized(Rpc::CreateSubscription, request, |request| &request.parent).await?;
-        let (name, new) = new_subscription::read(request, &self.egress)?;
-        let key = secret_text(&new.secret);
-        let mut subscription = self.store.create_subscription(&name, new).await?;
-        if let Some(secret) = &mut subscription.initial_secret {
-            secret.key = key;
-        }
+        let (call, request) = self.authorized(Rpc::CreateSubscription, request, |request| &request.parent).await?;
+        let mut violations = Violations::default();
+        let store = call.once(&mut violations, &request.request_id, &request);
+        let (name, new) = new_subscription::read(violations, request, &self.egress)?;
+        let subscription = store.create_subscription(&name, new).await?;
         Ok(written(subscription.revision, subscription))
     }
 
@@ -34,63 +32,64 @@ impl SubscriptionService for Api {
         &self,
         request: Request<GetSubscriptionRequest>,
     ) -> Result<Response<Subscription>, Status> {
-        let (_, request) = self.authorized(Rpc::GetSubscription, request, |request| &request.name).await?;
+        let (call, request) = self.authorized(Rpc::GetSubscription, request, |request| &request.name).await?;
         let name = field("name", name::Subscription::parse(&request.name))?;
-        Ok(Response::new(self.store.get_subscription(&name).await?))
+        Ok(Response::new(call.store.get_subscription(&name).await?))
     }
 
     async fn list_subscriptions(
         &self,
         request: Request<ListSubscriptionsRequest>,
     ) -> Result<Response<ListSubscriptionsResponse>, Status> {
-        let (_, request) = self.authorized(Rpc::ListSubscriptions, request, |request| &request.parent).await?;
+        let (call, request) = self.authorized(Rpc::ListSubscriptions, request, |request| &request.parent).await?;
         let mut violations = Violations::default();
         let parent = violations.check("parent", name::Tenant::parse(&request.parent));
         let page =
             Page::read(&mut violations, "subscriptions", &request.parent, request.page_size, &request.page_token);
         let parent = violations.finish_with(parent)?;
-        let subscriptions = self.store.list_subscriptions(&parent, &page.after, page.limit()).await?;
+        let subscriptions = call.store.list_subscriptions(&parent, &page.after, page.limit()).await?;
         let (subscriptions, next_page_token) = page.finish(subscriptions, |last| name::last_id(&last.name).into());
         Ok(Response::new(ListSubscriptionsResponse { subscriptions, next_page_token }))
     }
 
     async fn delete_subscription(&self, request: Request<DeleteSubscriptionRequest>) -> Result<Response<()>, Status> {
-        let (_, request) = self.authorized(Rpc::DeleteSubscription, request, |request| &request.name).await?;
+        let (call, request) = self.authorized(Rpc::DeleteSubscription, request, |request| &request.name).await?;
         let name = field("name", name::Subscription::parse(&request.name))?;
-        Ok(written(self.store.delete_subscription(&name).await?, ()))
+        Ok(written(call.store.delete_subscription(&name, &request.etag).await?, ()))
     }
 
     async fn create_secret(&self, request: Request<CreateSecretRequest>) -> Result<Response<Secret>, Status> {
-        let (_, request) = self.authorized(Rpc::CreateSecret, request, |request| &request.parent).await?;
+        let (call, request) = self.authorized(Rpc::CreateSecret, request, |request| &request.parent).await?;
         let mut violations = Violations::default();
+        let store = call.once(&mut violations, &request.request_id, &request);
         let parent = violations.check("parent", name::Subscription::parse(&request.parent));
         let secret = violations.id("secret_id", request.secret_id, 'k');
         let key = violations.secret("secret.key", &request.secret.unwrap_or_default().key);
         let name::Subscription { tenant, subscription } = violations.finish_with(parent)?;
         let name = name::Secret { tenant, subscription, secret };
-        let secret = self.store.create_secret(&name, &key).await?;
-        Ok(written(secret.revision, Secret { key: secret_text(&key), ..secret }))
+        let secret = store.create_secret(&name, &key).await?;
+        Ok(written(secret.revision, secret))
     }
 
     async fn list_secrets(
         &self,
         request: Request<ListSecretsRequest>,
     ) -> Result<Response<ListSecretsResponse>, Status> {
-        let (_, request) = self.authorized(Rpc::ListSecrets, request, |request| &request.parent).await?;
+        let (call, request) = self.authorized(Rpc::ListSecrets, request, |request| &request.parent).await?;
         let mut violations = Violations::default();
         let parent = violations.check("parent", name::Subscription::parse(&request.parent));
         let page = Page::read(&mut violations, "secrets", &request.parent, request.page_size, &request.page_token);
         // Oldest first: a page begins after a revision, not after an id.
         let after = if page.after.is_empty() { Some(0) } else { violations.check("page_token", page.after.parse()) };
         let parent = violations.finish_with(parent)?;
-        let secrets = self.store.list_secrets(&parent, after.unwrap_or_default(), page.limit()).await?;
+        let secrets = call.store.list_secrets(&parent, after.unwrap_or_default(), page.limit()).await?;
         let (secrets, next_page_token) = page.finish(secrets, |last| last.revision.to_string());
         Ok(Response::new(ListSecretsResponse { secrets, next_page_token }))
     }
 
     async fn delete_secret(&self, request: Request<DeleteSecretRequest>) -> Result<Response<()>, Status> {
-        let (_, request) = self.authorized(Rpc::DeleteSecret, request, |request| &request.name).await?;
+        let (call, request) = self.authorized(Rpc::DeleteSecret, request, |request| &request.name).await?;
         let name = field("name", name::Secret::parse(&request.name))?;
-        Ok(written(self.store.delete_secret(&name).await?, ()))
+        Ok(written(call.store.delete_secret(&name).await?, ()))
     }
 }

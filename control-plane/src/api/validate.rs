@@ -1,5 +1,6 @@
 //! What fields must be. Every wrong field of a request is told at once.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use base64::Engine as _;
@@ -13,7 +14,9 @@ use crate::auth;
 
 const MAX_DISPLAY_NAME_CHARS: usize = 200;
 const MAX_DESCRIPTION_CHARS: usize = 2_000;
-const SECRET_PREFIX: &str = "whsec_";
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_KEY_BYTES: usize = 63;
+const MAX_LABEL_VALUE_CHARS: usize = 256;
 
 /// The wrong fields that were found so far.
 #[derive(Debug, Default)]
@@ -49,6 +52,41 @@ impl Violations {
         }
     }
 
+    /// The id of a request that is carried out once: a UUID of version 4, or none.
+    pub fn request_id(&mut self, text: &str) {
+        let is_uuid = uuid::Uuid::try_parse(text).is_ok_and(|uuid| uuid.get_version_num() == 4 && text.len() == 36);
+        if !text.is_empty() && !is_uuid {
+            self.add("request_id", "must be a UUID of version 4 with hyphens, or left out");
+        }
+    }
+
+    /// Labels.
+    pub fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
+        if labels.len() > MAX_LABELS {
+            self.add(field, format!("must be at most {MAX_LABELS} labels"));
+        }
+        for (key, value) in labels {
+            let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'/' | b'-');
+            let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            let ends = end(key.bytes().next()) && end(key.bytes().last());
+            if key.len() > MAX_LABEL_KEY_BYTES || !ends || !key.bytes().all(inner) {
+                self.add(
+                    field,
+                    format!(
+                        "the key {key:?} must be 1 to {MAX_LABEL_KEY_BYTES} lower-case letters, digits and `._/-`, \
+                         beginning and ending with a letter or digit"
+                    ),
+                );
+            }
+            if value.chars().count() > MAX_LABEL_VALUE_CHARS || value.chars().any(char::is_control) {
+                self.add(
+                    field,
+                    format!("the value of {key:?} must have at most {MAX_LABEL_VALUE_CHARS} characters, none a control character"),
+                );
+            }
+        }
+    }
+
     /// Text for people.
     pub fn description(&mut self, field: &str, text: &str) {
         let is_wrong = |c: char| c.is_control() && c != '\n' && c != '\t';
@@ -67,7 +105,7 @@ impl Violations {
         if text.is_empty() {
             return Zeroizing::new(auth::random::<32>().to_vec());
         }
-        let decoded = text.strip_prefix(SECRET_PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
+        let decoded = text.strip_prefix(name::SECRET_PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
         match decoded.map(Zeroizing::new) {
             Some(key) if (24..=64).contains(&key.len()) => key,
             _ => {
@@ -105,14 +143,10 @@ pub fn field<T>(field: &str, result: Result<T, name::Error>) -> Result<T, Error>
     result.map_err(|error| Error::Invalid(vec![Violation { field: field.into(), description: error.to_string() }]))
 }
 
-/// A signing secret as it is shown, once.
-pub fn secret_text(key: &[u8]) -> String {
-    format!("{SECRET_PREFIX}{}", STANDARD.encode(key))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hookwire_proto::name::secret_text;
     use proptest::prelude::*;
 
     fn secret(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {

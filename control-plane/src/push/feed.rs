@@ -330,7 +330,7 @@ mod tests {
         #[test]
         fn parts_have_every_resource_once_in_order_and_one_end(sizes in prop::collection::vec(0..3_000usize, 0..40)) {
             let resource = |(index, size): (usize, &usize)| Resource {
-                resource: Some(resource::Resource::Tenant(Tenant { name: format!("{index}{}", "x".repeat(*size)) })),
+                resource: Some(resource::Resource::Tenant(Tenant { name: format!("{index}{}", "x".repeat(*size)), ..Tenant::default() })),
             };
             let resources: Vec<_> = sizes.iter().enumerate().map(resource).collect();
             let parts = Parts::new(7, resources.clone(), 4_096);

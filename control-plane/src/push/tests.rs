@@ -608,15 +608,15 @@ async fn the_real_store_is_followed() {
     let store = Store::open(&settings, master_keys.clone()).await.unwrap();
     let other = Store::open(&settings, master_keys).await.unwrap();
     let tenant = |id: &str| hookwire_proto::name::Tenant { tenant: id.into() };
-    store.create_tenant(&tenant("a"), "").await.unwrap();
+    store.create_tenant(&tenant("a"), &hookwire_proto::v1::Tenant::default()).await.unwrap();
     let plane = Plane::start_on(Arc::new(store.clone()), Settings::default()).await;
     let mut node = Copy::new("n");
     node.connect(&plane).await;
     node.reach(1).await;
-    store.create_tenant(&tenant("b"), "").await.unwrap();
+    store.create_tenant(&tenant("b"), &hookwire_proto::v1::Tenant::default()).await.unwrap();
     // Another process's write is found by polling.
-    let last = other.create_tenant(&tenant("c"), "").await.unwrap().revision;
-    store.delete_tenant(&tenant("a")).await.unwrap();
+    let last = other.create_tenant(&tenant("c"), &hookwire_proto::v1::Tenant::default()).await.unwrap().revision;
+    store.delete_tenant(&tenant("a"), "", false, "").await.unwrap();
     node.reach(last + 1).await;
     let names: Vec<_> = node.resources.keys().map(String::as_str).collect();
     assert_eq!((names, node.snapshots), (vec!["tenants/b", "tenants/c"], 1));

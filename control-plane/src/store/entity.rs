@@ -35,6 +35,9 @@ pub mod tenant {
         pub create_time: TimeDateTimeWithTimeZone,
         pub update_time: TimeDateTimeWithTimeZone,
         pub revision: i64,
+        pub validate_payloads: bool,
+        /// An encoded `hookwire.v1.Tenant` that has its labels only.
+        pub labels: Vec<u8>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -56,6 +59,9 @@ pub mod event_type {
         pub create_time: TimeDateTimeWithTimeZone,
         pub update_time: TimeDateTimeWithTimeZone,
         pub revision: i64,
+        /// A JSON Schema, or empty.
+        pub schema: String,
+        pub deprecated: bool,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -134,6 +140,11 @@ pub mod api_key {
         pub hash: Vec<u8>,
         pub create_time: TimeDateTimeWithTimeZone,
         pub revision: i64,
+        pub expire_time: Option<TimeDateTimeWithTimeZone>,
+        /// Joined by spaces.
+        pub source_cidrs: String,
+        /// Joined by spaces.
+        pub scopes: String,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -152,6 +163,57 @@ pub mod change {
         pub revision: i64,
         /// An encoded `config.v1.ChangeSet`.
         pub change_set: Vec<u8>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Who changed what. Only ever added to, until it is too old.
+pub mod audit_entry {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "audit_entries")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        /// The tenant that the resource is, or lies below.
+        pub tenant: Option<String>,
+        pub create_time: TimeDateTimeWithTimeZone,
+        pub caller: String,
+        pub minted_by: String,
+        pub source_address: String,
+        pub method: String,
+        pub resource: String,
+        /// An encoded `google.protobuf.Any`.
+        pub before: Option<Vec<u8>>,
+        /// An encoded `google.protobuf.Any`.
+        pub after: Option<Vec<u8>>,
+        pub revision: i64,
+        pub detail: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// What requests with a `request_id` were answered, for a day.
+pub mod answer {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "answers")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub caller: String,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub request_id: String,
+        /// An encoded `config.v1.Sealed`: the request's fingerprint and the answer, which may show a secret.
+        pub sealed: Vec<u8>,
+        pub create_time: TimeDateTimeWithTimeZone,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -20,8 +20,19 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// It is not as the writer knows it.
+    #[error("{name} has been changed: its etag is {current} by now; read it again and repeat the change")]
+    EtagMismatch {
+        /// Its name.
+        name: String,
+        /// Its etag.
+        current: String,
+    },
+    /// Another request had this `request_id`.
+    #[error("request_id was sent with another request within 24 hours; make up a new one")]
+    RequestIdReused,
     /// Resources below it stand in the way of deleting it.
-    #[error("{name} still has event types, subscriptions or API keys; delete those first")]
+    #[error("{name} still has event types, subscriptions or API keys; delete those first, or set force")]
     HasChildren {
         /// Its name.
         name: String,
@@ -32,6 +43,14 @@ pub enum Error {
         first(event_types)
     )]
     EventTypesNotRegistered {
+        /// Name of the tenant.
+        tenant: String,
+        /// The types.
+        event_types: Vec<String>,
+    },
+    /// A new subscription names event types that are deprecated.
+    #[error("deprecated with {tenant}: {}; name what replaces them", first(event_types))]
+    EventTypesDeprecated {
         /// Name of the tenant.
         tenant: String,
         /// The types.

@@ -2,11 +2,11 @@
 
 use hookwire_proto::{config, name, v1};
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _};
-use sea_orm::{IntoActiveModel as _, QuerySelect as _};
+use sea_orm::{ConnectionTrait, IntoActiveModel as _, QuerySelect as _};
 
 use super::entity::event_type::{Column, Entity, Model};
 use super::error::on_conflict;
-use super::{Error, Store, already_exists, not_found, timestamp};
+use super::{Error, Store, already_exists, check_etag, etag, not_found, timestamp};
 
 impl Store {
     /// Registers an event type.
@@ -16,16 +16,21 @@ impl Store {
     pub async fn create_event_type(
         &self,
         event_type: &name::EventType,
-        description: &str,
+        new: &v1::EventType,
     ) -> Result<v1::EventType, Error> {
         let mut write = self.write().await?;
+        if let Some(answer) = write.answered().await? {
+            return Ok(answer);
+        }
         let row = Model {
             tenant: event_type.tenant.clone(),
             id: event_type.event_type.clone(),
-            description: description.into(),
+            description: new.description.clone(),
             create_time: write.now,
             update_time: write.now,
             revision: write.revision,
+            schema: new.schema.clone(),
+            deprecated: new.deprecated,
         };
         row.clone().into_active_model().insert(&write.transaction).await.map_err(|error| {
             on_conflict(
@@ -35,8 +40,10 @@ impl Store {
             )
         })?;
         write.put(config::Resource::from(&row));
-        write.commit().await?;
-        Ok(row.into())
+        let made = v1::EventType::from(row);
+        write.audit(event_type, None, Some(&made));
+        write.commit_with(&made).await?;
+        Ok(made)
     }
 
     /// One event type.
@@ -44,8 +51,32 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn get_event_type(&self, event_type: &name::EventType) -> Result<v1::EventType, Error> {
-        let row = Entity::find_by_id(key(event_type)).one(self.reader()).await?;
-        row.map(Into::into).ok_or_else(|| not_found(event_type))
+        Ok(find(self.reader(), event_type).await?.into())
+    }
+
+    /// Changes an event type: `change` makes the new one of the present one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::EtagMismatch`], and those of `change`.
+    pub async fn update_event_type<E: From<Error>>(
+        &self,
+        event_type: &name::EventType,
+        etag: &str,
+        change: impl FnOnce(&v1::EventType) -> Result<v1::EventType, E> + Send,
+    ) -> Result<v1::EventType, E> {
+        let mut write = self.write().await?;
+        let mut row = find(&write.transaction, event_type).await?;
+        check_etag(event_type, row.revision, etag)?;
+        let before = v1::EventType::from(row.clone());
+        let next = change(&before)?;
+        (row.description, row.schema, row.deprecated) = (next.description, next.schema, next.deprecated);
+        (row.update_time, row.revision) = (write.now, write.revision);
+        row.clone().into_active_model().reset_all().update(&write.transaction).await.map_err(Error::from)?;
+        write.put(config::Resource::from(&row));
+        let after = v1::EventType::from(row);
+        write.audit(event_type, Some(&before), Some(&after));
+        write.commit().await?;
+        Ok(after)
     }
 
     /// At most `limit` event types of a tenant, in the order of their names, whose ids come after `after`.
@@ -74,16 +105,21 @@ impl Store {
     /// Deletes an event type. Returns the revision.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn delete_event_type(&self, event_type: &name::EventType) -> Result<i64, Error> {
+    /// [`Error::NotFound`], [`Error::EtagMismatch`].
+    pub async fn delete_event_type(&self, event_type: &name::EventType, etag: &str) -> Result<i64, Error> {
         let mut write = self.write().await?;
-        let deleted = Entity::delete_by_id(key(event_type)).exec(&write.transaction).await?;
-        if deleted.rows_affected == 0 {
-            return Err(not_found(event_type));
-        }
+        let row = find(&write.transaction, event_type).await?;
+        check_etag(event_type, row.revision, etag)?;
+        Entity::delete_by_id(key(event_type)).exec(&write.transaction).await?;
         write.delete(event_type);
+        write.audit(event_type, Some(&v1::EventType::from(row)), None);
         write.commit().await
     }
+}
+
+async fn find(connection: &impl ConnectionTrait, event_type: &name::EventType) -> Result<Model, Error> {
+    let row = Entity::find_by_id(key(event_type)).one(connection).await?;
+    row.ok_or_else(|| not_found(event_type))
 }
 
 fn key(event_type: &name::EventType) -> (String, String) {
@@ -91,7 +127,7 @@ fn key(event_type: &name::EventType) -> (String, String) {
 }
 
 impl Model {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         name::EventType { tenant: self.tenant.clone(), event_type: self.id.clone() }.to_string()
     }
 }
@@ -104,12 +140,16 @@ impl From<Model> for v1::EventType {
             create_time: timestamp(row.create_time),
             update_time: timestamp(row.update_time),
             revision: row.revision,
+            etag: etag(row.revision),
+            schema: row.schema,
+            deprecated: row.deprecated,
         }
     }
 }
 
 impl From<&Model> for config::Resource {
     fn from(row: &Model) -> Self {
-        Self { resource: Some(config::resource::Resource::EventType(config::EventType { name: row.name() })) }
+        let event_type = config::EventType { name: row.name(), schema: row.schema.clone() };
+        Self { resource: Some(config::resource::Resource::EventType(event_type)) }
     }
 }

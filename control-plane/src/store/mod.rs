@@ -13,7 +13,9 @@ use sea_orm_migration::MigratorTrait as _;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+mod answer;
 mod api_key;
+mod audit;
 mod changes;
 mod entity;
 mod error;
@@ -27,7 +29,9 @@ mod subscription;
 mod tenant;
 mod write;
 
+pub use answer::{ANSWER_LIFE, Once};
 pub use api_key::NewApiKey;
+pub use audit::{Actor, AuditFilter};
 pub use changes::Changes;
 pub use error::Error;
 pub use index::Index;
@@ -42,7 +46,12 @@ pub struct Store {
     master_keys: Arc<MasterKeys>,
     store_id: Arc<str>,
     keep_changes: u32,
+    keep_audit_days: u32,
     written: Arc<watch::Sender<i64>>,
+    /// Who writes.
+    actor: Arc<Actor>,
+    /// The request, if it is to be carried out once.
+    once: Option<Once>,
 }
 
 impl Store {
@@ -59,13 +68,27 @@ impl Store {
             master_keys,
             store_id: row.store_id.into(),
             keep_changes: settings.keep_changes,
+            keep_audit_days: settings.keep_audit_days,
             written: Arc::new(watch::Sender::new(row.revision)),
+            actor: Arc::new(Actor::system("control-plane", "start")),
+            once: None,
         })
+    }
+
+    /// The same store for somebody: audit entries say who.
+    #[must_use]
+    pub fn by(&self, actor: Actor) -> Self {
+        Self { actor: Arc::new(actor), once: None, ..self.clone() }
     }
 
     /// Identity of the store, made with its first tables: revisions of another store mean nothing here.
     pub fn store_id(&self) -> &str {
         &self.store_id
+    }
+
+    /// What seals and opens secrets.
+    pub fn master_keys(&self) -> &MasterKeys {
+        &self.master_keys
     }
 
     /// The newest revision that this process has written, as it is written: who watches it needn't wait for a poll.
@@ -105,8 +128,32 @@ fn not_found(name: impl ToString) -> Error {
     Error::NotFound { name: name.to_string() }
 }
 
+/// The version of a resource, from the revision of its last write.
+fn etag(revision: i64) -> String {
+    format!("\"{revision:x}\"")
+}
+
+/// Refuses a write to a resource that is not as its writer knows it; an empty etag is not checked.
+fn check_etag(name: impl ToString, revision: i64, asked: &str) -> Result<(), Error> {
+    if asked.is_empty() || asked == etag(revision) {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch { name: name.to_string(), current: etag(revision) })
+}
+
 fn already_exists(name: impl ToString) -> Error {
     Error::AlreadyExists { name: name.to_string() }
+}
+
+/// A time of the API, which was checked to be one, in whole microseconds.
+fn offset_time(time: &prost_types::Timestamp) -> OffsetDateTime {
+    let whole = OffsetDateTime::from_unix_timestamp(time.seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    whole + time::Duration::microseconds(i64::from(time.nanos / 1_000))
+}
+
+/// Milliseconds since 1970.
+fn unix_ms(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]

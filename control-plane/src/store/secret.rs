@@ -14,13 +14,16 @@ use super::{Error, Store, already_exists, not_found, seal, timestamp};
 pub const MAX_SECRETS: u64 = 5;
 
 impl Store {
-    /// Adds a secret to a subscription; `key` is its decoded bytes. The answer has no key: the store does not show it.
+    /// Adds a secret to a subscription; `key` is its decoded bytes. The answer shows it, this once.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the subscription; [`Error::TooManySecrets`].
     pub async fn create_secret(&self, secret: &name::Secret, key: &[u8]) -> Result<v1::Secret, Error> {
         let subscription = subscription_of(secret);
         let mut write = self.write().await?;
+        if let Some(answer) = write.answered().await? {
+            return Ok(answer);
+        }
         let row = write.subscription(&subscription).await?;
         let mut secrets = secrets_of(&write.transaction, &subscription).await?;
         if secrets.iter().any(|other| other.id == secret.secret) {
@@ -32,8 +35,11 @@ impl Store {
         let added = write.insert_secret(&self.master_keys, &subscription, secret.secret.clone(), key).await?;
         secrets.push(added.clone());
         write.touch(row, &secrets).await?;
-        write.commit().await?;
-        Ok(added.into())
+        let made = v1::Secret::from(added);
+        write.audit(secret, None, Some(&made));
+        let shown = v1::Secret { key: name::secret_text(key), ..made };
+        write.commit_with(&shown).await?;
+        Ok(shown)
     }
 
     /// At most `limit` secrets of a subscription, oldest first, that were created after revision `after`. Without keys.
@@ -72,8 +78,9 @@ impl Store {
         }
         let key = (secret.tenant.clone(), secret.subscription.clone(), secret.secret.clone());
         Entity::delete_by_id(key).exec(&write.transaction).await?;
-        secrets.remove(at);
+        let removed = secrets.remove(at);
         write.touch(row, &secrets).await?;
+        write.audit(secret, Some(&v1::Secret::from(removed)), None);
         write.commit().await
     }
 }

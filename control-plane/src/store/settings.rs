@@ -30,6 +30,8 @@ pub struct StoreSettings {
     pub max_connections: u32,
     /// How many change sets are kept for nodes that come back; a node further behind gets a snapshot.
     pub keep_changes: u32,
+    /// For how many days audit entries are kept. 400 by default.
+    pub keep_audit_days: u32,
     /// Allows a connection to PostgreSQL on another machine that is not protected by verified TLS.
     pub insecure: bool,
 }
@@ -40,6 +42,7 @@ impl Default for StoreSettings {
             url: "sqlite://hookwire.db?mode=rwc".into(),
             max_connections: 10,
             keep_changes: 100_000,
+            keep_audit_days: 400,
             insecure: false,
         }
     }
@@ -77,6 +80,9 @@ impl StoreSettings {
         }
         if self.keep_changes == 0 {
             return Err(setting("store.keep_changes", "must be at least 1"));
+        }
+        if self.keep_audit_days == 0 {
+            return Err(setting("store.keep_audit_days", "must be at least 1"));
         }
         self.target().map(drop)
     }

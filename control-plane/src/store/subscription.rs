@@ -9,7 +9,7 @@ use super::entity::subscription::{Column, Entity, Model};
 use super::entity::{event_type, secret};
 use super::error::on_conflict;
 use super::write::Write;
-use super::{Error, Store, already_exists, not_found, seal, timestamp};
+use super::{Error, Store, already_exists, check_etag, etag, not_found, seal, timestamp};
 
 /// A subscription to be created; what it holds has been validated.
 #[derive(Debug)]
@@ -31,16 +31,20 @@ pub struct NewSubscription {
 }
 
 impl Store {
-    /// Creates a subscription with its first secret. `initial_secret` of the answer has no key: the store does not show it.
+    /// Creates a subscription with its first secret, which the answer shows, this once.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the tenant; [`Error::EventTypesNotRegistered`].
+    /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the tenant; [`Error::EventTypesNotRegistered`],
+    /// [`Error::EventTypesDeprecated`]; [`Error::RequestIdReused`].
     pub async fn create_subscription(
         &self,
         subscription: &name::Subscription,
         new: NewSubscription,
     ) -> Result<v1::Subscription, Error> {
         let mut write = self.write().await?;
+        if let Some(answer) = write.answered().await? {
+            return Ok(answer);
+        }
         let (shared_key_header, shared_key_value) = match &new.shared_key {
             Some((header, value)) => {
                 let sealed = seal::shared_key(&self.master_keys, subscription, value.as_bytes());
@@ -73,8 +77,12 @@ impl Store {
         registered(&write, &subscription.tenant, &new.event_types).await?;
         let secret = write.insert_secret(&self.master_keys, subscription, new.secret_id, &new.secret).await?;
         write.put(row.resource(std::slice::from_ref(&secret))?);
-        write.commit().await?;
-        Ok(v1::Subscription { initial_secret: Some(secret.into()), ..row.into() })
+        let made = v1::Subscription::from(row);
+        write.audit(subscription, None, Some(&made));
+        let secret = v1::Secret { key: name::secret_text(&new.secret), ..secret.into() };
+        let shown = v1::Subscription { initial_secret: Some(secret), ..made };
+        write.commit_with(&shown).await?;
+        Ok(shown)
     }
 
     /// One subscription, without its secrets.
@@ -112,19 +120,19 @@ impl Store {
     /// Deletes a subscription with its secrets. Returns the revision.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
-    pub async fn delete_subscription(&self, subscription: &name::Subscription) -> Result<i64, Error> {
+    /// [`Error::NotFound`], [`Error::EtagMismatch`].
+    pub async fn delete_subscription(&self, subscription: &name::Subscription, etag: &str) -> Result<i64, Error> {
         let mut write = self.write().await?;
+        let row = write.subscription(subscription).await?;
+        check_etag(subscription, row.revision, etag)?;
         secret::Entity::delete_many()
             .filter(secret::Column::Tenant.eq(&*subscription.tenant))
             .filter(secret::Column::Subscription.eq(&*subscription.subscription))
             .exec(&write.transaction)
             .await?;
-        let deleted = Entity::delete_by_id(key(subscription)).exec(&write.transaction).await?;
-        if deleted.rows_affected == 0 {
-            return Err(not_found(subscription));
-        }
+        Entity::delete_by_id(key(subscription)).exec(&write.transaction).await?;
         write.delete(subscription);
+        write.audit(subscription, Some(&v1::Subscription::from(row)), None);
         write.commit().await
     }
 }
@@ -145,7 +153,7 @@ impl Write<'_> {
     }
 }
 
-/// Checks that every event type that is named in full is registered.
+/// Checks that every event type that is named in full is registered and not deprecated.
 async fn registered(write: &Write<'_>, tenant: &str, patterns: &[String]) -> Result<(), Error> {
     let named = patterns.iter().filter(|pattern| !pattern.ends_with('*'));
     let rows = event_type::Entity::find()
@@ -154,11 +162,15 @@ async fn registered(write: &Write<'_>, tenant: &str, patterns: &[String]) -> Res
         .all(&write.transaction)
         .await?;
     let event_types: Vec<_> = named.filter(|named| !rows.iter().any(|row| row.id == **named)).cloned().collect();
-    if event_types.is_empty() {
-        return Ok(());
-    }
     let tenant = name::Tenant { tenant: tenant.into() }.to_string();
-    Err(Error::EventTypesNotRegistered { tenant, event_types })
+    if !event_types.is_empty() {
+        return Err(Error::EventTypesNotRegistered { tenant, event_types });
+    }
+    let event_types: Vec<_> = rows.into_iter().filter(|row| row.deprecated).map(|row| row.id).collect();
+    if !event_types.is_empty() {
+        return Err(Error::EventTypesDeprecated { tenant, event_types });
+    }
+    Ok(())
 }
 
 fn key(subscription: &name::Subscription) -> (String, String) {
@@ -166,7 +178,7 @@ fn key(subscription: &name::Subscription) -> (String, String) {
 }
 
 impl Model {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         name::Subscription { tenant: self.tenant.clone(), subscription: self.id.clone() }.to_string()
     }
 
@@ -211,6 +223,7 @@ impl From<Model> for v1::Subscription {
             create_time: timestamp(row.create_time),
             update_time: timestamp(row.update_time),
             revision: row.revision,
+            etag: etag(row.revision),
         }
     }
 }

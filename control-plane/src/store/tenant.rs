@@ -1,34 +1,46 @@
 //! Tenants.
 
 use hookwire_proto::{config, name, v1};
-use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _};
-use sea_orm::{IntoActiveModel as _, QuerySelect as _};
+use prost::Message as _;
+use sea_orm::{
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, EntityTrait as _, IntoActiveModel as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
+};
 
 use super::entity::tenant::{Column, Entity, Model};
+use super::entity::{api_key, event_type, secret, subscription};
 use super::error::on_conflict;
-use super::{Error, Store, already_exists, not_found, timestamp};
+use super::write::Write;
+use super::{Error, Store, already_exists, check_etag, etag, not_found, timestamp};
 
 impl Store {
-    /// Creates a tenant.
+    /// Creates a tenant; of `new`, what a caller may set is used.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`].
-    pub async fn create_tenant(&self, tenant: &name::Tenant, display_name: &str) -> Result<v1::Tenant, Error> {
+    /// [`Error::AlreadyExists`], [`Error::RequestIdReused`].
+    pub async fn create_tenant(&self, tenant: &name::Tenant, new: &v1::Tenant) -> Result<v1::Tenant, Error> {
         let mut write = self.write().await?;
+        if let Some(answer) = write.answered().await? {
+            return Ok(answer);
+        }
         let row = Model {
             id: tenant.tenant.clone(),
-            display_name: display_name.into(),
+            display_name: new.display_name.clone(),
             create_time: write.now,
             update_time: write.now,
             revision: write.revision,
+            validate_payloads: new.validate_payloads,
+            labels: labels(new),
         };
         row.clone().into_active_model().insert(&write.transaction).await.map_err(|error| {
             let exists = || already_exists(tenant);
             on_conflict(error, exists, exists)
         })?;
         write.put(config::Resource::from(&row));
-        write.commit().await?;
-        Ok(row.into())
+        let made = v1::Tenant::try_from(row)?;
+        write.audit(tenant, None, Some(&made));
+        write.commit_with(&made).await?;
+        Ok(made)
     }
 
     /// One tenant.
@@ -36,8 +48,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn get_tenant(&self, tenant: &name::Tenant) -> Result<v1::Tenant, Error> {
-        let row = Entity::find_by_id(tenant.tenant.clone()).one(self.reader()).await?;
-        row.map(Into::into).ok_or_else(|| not_found(tenant))
+        find(self.reader(), tenant).await?.try_into()
     }
 
     /// At most `limit` tenants, in the order of their names, whose ids come after `after`.
@@ -46,25 +57,94 @@ impl Store {
     /// Only [`Error::Unavailable`] and the like.
     pub async fn list_tenants(&self, after: &str, limit: u64) -> Result<Vec<v1::Tenant>, Error> {
         let rows = Entity::find().filter(Column::Id.gt(after)).order_by_asc(Column::Id).limit(limit);
-        Ok(rows.all(self.reader()).await?.into_iter().map(Into::into).collect())
+        rows.all(self.reader()).await?.into_iter().map(TryInto::try_into).collect()
     }
 
-    /// Deletes a tenant that has nothing below it. Returns the revision.
+    /// Changes a tenant: `change` makes the new one of the present one.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::HasChildren`].
-    pub async fn delete_tenant(&self, tenant: &name::Tenant) -> Result<i64, Error> {
+    /// [`Error::NotFound`], [`Error::EtagMismatch`], and those of `change`.
+    pub async fn update_tenant<E: From<Error>>(
+        &self,
+        tenant: &name::Tenant,
+        etag: &str,
+        change: impl FnOnce(&v1::Tenant) -> Result<v1::Tenant, E> + Send,
+    ) -> Result<v1::Tenant, E> {
         let mut write = self.write().await?;
-        let deleted = Entity::delete_by_id(tenant.tenant.clone()).exec(&write.transaction).await.map_err(|error| {
+        let mut row = find(&write.transaction, tenant).await?;
+        check_etag(tenant, row.revision, etag)?;
+        let before = v1::Tenant::try_from(row.clone())?;
+        let next = change(&before)?;
+        row.display_name.clone_from(&next.display_name);
+        row.validate_payloads = next.validate_payloads;
+        row.labels = labels(&next);
+        (row.update_time, row.revision) = (write.now, write.revision);
+        row.clone().into_active_model().reset_all().update(&write.transaction).await.map_err(Error::from)?;
+        write.put(config::Resource::from(&row));
+        let after = v1::Tenant::try_from(row)?;
+        write.audit(tenant, Some(&before), Some(&after));
+        write.commit().await?;
+        Ok(after)
+    }
+
+    /// Deletes a tenant that has nothing below it, or with `force` all that is below it too; `detail` goes into the audit entry.
+    /// Returns the revision.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::EtagMismatch`], [`Error::HasChildren`].
+    pub async fn delete_tenant(
+        &self,
+        tenant: &name::Tenant,
+        etag: &str,
+        force: bool,
+        detail: &str,
+    ) -> Result<i64, Error> {
+        let mut write = self.write().await?;
+        let row = find(&write.transaction, tenant).await?;
+        check_etag(tenant, row.revision, etag)?;
+        if force {
+            write.delete_below(&tenant.tenant).await?;
+        }
+        Entity::delete_by_id(tenant.tenant.clone()).exec(&write.transaction).await.map_err(|error| {
             let has_children = || Error::HasChildren { name: tenant.to_string() };
             on_conflict(error, has_children, has_children)
         })?;
-        if deleted.rows_affected == 0 {
-            return Err(not_found(tenant));
-        }
         write.delete(tenant);
+        write.audit_with(tenant, Some(&v1::Tenant::try_from(row)?), None, detail.into());
         write.commit().await
     }
+}
+
+impl Write<'_> {
+    /// Deletes everything below a tenant. The audit entry of the tenant stands for all of it.
+    async fn delete_below(&mut self, tenant: &str) -> Result<(), Error> {
+        let transaction = &self.transaction;
+        let of_tenant = secret::Column::Tenant.eq(tenant);
+        secret::Entity::delete_many().filter(of_tenant).exec(transaction).await?;
+        let subscriptions = subscription::Entity::delete_many().filter(subscription::Column::Tenant.eq(tenant));
+        let subscriptions = subscriptions.exec_with_returning(transaction).await?;
+        let event_types = event_type::Entity::delete_many().filter(event_type::Column::Tenant.eq(tenant));
+        let event_types = event_types.exec_with_returning(transaction).await?;
+        let api_keys = api_key::Entity::delete_many().filter(api_key::Column::Tenant.eq(tenant));
+        let api_keys = api_keys.exec_with_returning(transaction).await?;
+        // First the keys: nobody publishes any more.
+        let names = (api_keys.iter().map(api_key::Model::name))
+            .chain(subscriptions.iter().map(subscription::Model::name))
+            .chain(event_types.iter().map(event_type::Model::name));
+        for name in names.collect::<Vec<_>>() {
+            self.delete(name);
+        }
+        Ok(())
+    }
+}
+
+async fn find(connection: &impl ConnectionTrait, tenant: &name::Tenant) -> Result<Model, Error> {
+    let row = Entity::find_by_id(tenant.tenant.clone()).one(connection).await?;
+    row.ok_or_else(|| not_found(tenant))
+}
+
+fn labels(tenant: &v1::Tenant) -> Vec<u8> {
+    v1::Tenant { labels: tenant.labels.clone(), ..Default::default() }.encode_to_vec()
 }
 
 impl Model {
@@ -73,20 +153,29 @@ impl Model {
     }
 }
 
-impl From<Model> for v1::Tenant {
-    fn from(row: Model) -> Self {
-        Self {
-            name: row.name(),
+impl TryFrom<Model> for v1::Tenant {
+    type Error = Error;
+
+    fn try_from(row: Model) -> Result<Self, Error> {
+        let name = row.name();
+        let Self { labels, .. } = Self::decode(&*row.labels)
+            .map_err(|error| Error::Corrupt { detail: format!("the labels of {name}: {error}") })?;
+        Ok(Self {
+            name,
             display_name: row.display_name,
             create_time: timestamp(row.create_time),
             update_time: timestamp(row.update_time),
             revision: row.revision,
-        }
+            etag: etag(row.revision),
+            validate_payloads: row.validate_payloads,
+            labels,
+        })
     }
 }
 
 impl From<&Model> for config::Resource {
     fn from(row: &Model) -> Self {
-        Self { resource: Some(config::resource::Resource::Tenant(config::Tenant { name: row.name() })) }
+        let tenant = config::Tenant { name: row.name(), validate_payloads: row.validate_payloads };
+        Self { resource: Some(config::resource::Resource::Tenant(tenant)) }
     }
 }

@@ -6,15 +6,16 @@ use sea_orm::{ActiveModelTrait as _, ConnectionTrait as _, Set, TransactionTrait
 use sea_orm::{ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, Statement};
 use time::OffsetDateTime;
 
-use super::{Error, Store, entity};
+use super::{Error, Store, audit, entity};
 
 /// A write under way. Dropped without [`commit`](Self::commit), it never was.
 pub(super) struct Write<'a> {
-    store: &'a Store,
+    pub(super) store: &'a Store,
     pub transaction: DatabaseTransaction,
     pub revision: i64,
     pub now: OffsetDateTime,
     changes: Vec<Change>,
+    pub(super) entries: Vec<audit::Entry>,
 }
 
 impl Store {
@@ -30,7 +31,7 @@ impl Store {
         let row = transaction.query_one_raw(next).await?;
         let row = row.ok_or_else(|| Error::Corrupt { detail: "table `store` has no row".into() })?;
         let revision = row.try_get("", "revision")?;
-        Ok(Write { store: self, transaction, revision, now: now(), changes: Vec::new() })
+        Ok(Write { store: self, transaction, revision, now: now(), changes: Vec::new(), entries: Vec::new() })
     }
 }
 
@@ -46,8 +47,9 @@ impl Write<'_> {
     }
 
     /// Makes it so, and wakes who waits for it. Returns the revision.
-    pub async fn commit(self) -> Result<i64, Error> {
+    pub async fn commit(mut self) -> Result<i64, Error> {
         let revision = self.revision;
+        self.record_audit().await?;
         self.record().await?;
         self.transaction.commit().await?;
         // Two commits may get here in either order.

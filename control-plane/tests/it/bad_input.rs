@@ -27,7 +27,10 @@ async fn malformed_names_are_named(database: Database) {
     for name in ["", "acme", "tenants/", "tenants/A", "tenants/a/b", "tenants/a\0"] {
         let get = client.tenants.get_tenant(GetTenantRequest { name: name.into() }).await;
         assert_eq!(refusal(get), invalid(["name"]), "{name:?}");
-        let delete = client.tenants.delete_tenant(DeleteTenantRequest { name: name.into() }).await;
+        let delete = client
+            .tenants
+            .delete_tenant(DeleteTenantRequest { name: name.into(), ..DeleteTenantRequest::default() })
+            .await;
         assert_eq!(refusal(delete), invalid(["name"]), "{name:?}");
         let list = ListEventTypesRequest { parent: name.into(), page_size: -1, page_token: "x".into() };
         let list = client.event_types.list_event_types(list).await;
@@ -38,17 +41,23 @@ async fn malformed_names_are_named(database: Database) {
         assert_eq!(refusal(client.subscriptions.list_secrets(list).await), invalid(["parent"]), "{name:?}");
         let get = client.event_types.get_event_type(GetEventTypeRequest { name: name.into() }).await;
         assert_eq!(refusal(get), invalid(["name"]), "{name:?}");
-        let delete = client.event_types.delete_event_type(DeleteEventTypeRequest { name: name.into() }).await;
+        let delete = client
+            .event_types
+            .delete_event_type(DeleteEventTypeRequest { name: name.into(), ..DeleteEventTypeRequest::default() })
+            .await;
         assert_eq!(refusal(delete), invalid(["name"]), "{name:?}");
         let get = client.subscriptions.get_subscription(GetSubscriptionRequest { name: name.into() }).await;
         assert_eq!(refusal(get), invalid(["name"]), "{name:?}");
-        let delete = DeleteSubscriptionRequest { name: name.into() };
+        let delete = DeleteSubscriptionRequest { name: name.into(), ..DeleteSubscriptionRequest::default() };
         assert_eq!(refusal(client.subscriptions.delete_subscription(delete).await), invalid(["name"]), "{name:?}");
         let delete = client.subscriptions.delete_secret(DeleteSecretRequest { name: name.into() }).await;
         assert_eq!(refusal(delete), invalid(["name"]), "{name:?}");
         let get = client.api_keys.get_api_key(GetApiKeyRequest { name: name.into() }).await;
         assert_eq!(refusal(get), invalid(["name"]), "{name:?}");
-        let delete = client.api_keys.delete_api_key(DeleteApiKeyRequest { name: name.into() }).await;
+        let delete = client
+            .api_keys
+            .delete_api_key(DeleteApiKeyRequest { name: name.into(), ..DeleteApiKeyRequest::default() })
+            .await;
         assert_eq!(refusal(delete), invalid(["name"]), "{name:?}");
     }
 }
@@ -60,7 +69,12 @@ async fn unknown_parents_are_not_found(database: Database) {
     let not_found = refused(Code::NotFound, "NOT_FOUND");
     let parent = "tenants/nobody".to_owned();
     let subscription = format!("{parent}/subscriptions/s");
-    let request = CreateEventTypeRequest { parent: parent.clone(), event_type_id: "e".into(), event_type: None };
+    let request = CreateEventTypeRequest {
+        parent: parent.clone(),
+        event_type_id: "e".into(),
+        event_type: None,
+        ..CreateEventTypeRequest::default()
+    };
     let status = client.event_types.create_event_type(request).await;
     let info = status.as_ref().unwrap_err().get_details_resource_info().unwrap();
     assert_eq!((info.resource_type.as_str(), info.resource_name.as_str()), ("hookwire.dev/Tenant", "tenants/nobody"));
@@ -78,7 +92,12 @@ async fn unknown_parents_are_not_found(database: Database) {
     let request = DeleteSecretRequest { name: format!("{subscription}/secrets/k") };
     assert_eq!(refusal(client.subscriptions.delete_secret(request).await), not_found);
     let api_key = Some(ApiKey { role: Role::Viewer.into(), tenant: parent, ..Default::default() });
-    assert_eq!(refusal(client.api_keys.create_api_key(CreateApiKeyRequest { api_key }).await), not_found);
+    assert_eq!(
+        refusal(
+            client.api_keys.create_api_key(CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() }).await
+        ),
+        not_found
+    );
     assert_eq!(plane.store.revision().await.unwrap(), before);
 }
 
@@ -90,9 +109,18 @@ async fn what_exists_is_not_made_again(database: Database) {
     client.create_subscription("acme", "s").await;
     let before = plane.store.revision().await.unwrap();
     let exists = refused(Code::AlreadyExists, "ALREADY_EXISTS");
-    let request = CreateTenantRequest { tenant_id: "acme".into(), tenant: Some(Tenant::default()) };
+    let request = CreateTenantRequest {
+        tenant_id: "acme".into(),
+        tenant: Some(Tenant::default()),
+        ..CreateTenantRequest::default()
+    };
     assert_eq!(refusal(client.tenants.create_tenant(request).await), exists);
-    let request = CreateEventTypeRequest { parent: "tenants/acme".into(), event_type_id: "e".into(), event_type: None };
+    let request = CreateEventTypeRequest {
+        parent: "tenants/acme".into(),
+        event_type_id: "e".into(),
+        event_type: None,
+        ..CreateEventTypeRequest::default()
+    };
     assert_eq!(refusal(client.event_types.create_event_type(request).await), exists);
     let status = client.subscriptions.create_subscription(new_subscription("acme", "s")).await;
     assert_eq!(refusal(status), exists);
@@ -115,6 +143,7 @@ async fn every_wrong_field_of_a_subscription_is_told_at_once(database: Database)
             initial_secret: Some(Secret { key: "whsec_short".into(), ..Default::default() }),
             ..Default::default()
         }),
+        ..CreateSubscriptionRequest::default()
     };
     let status = client.subscriptions.create_subscription(request).await;
     let expected = invalid([
@@ -246,13 +275,18 @@ async fn wrong_fields_of_other_resources_are_told(database: Database) {
     client.create_tenant("acme").await;
     client.create_subscription("acme", "s").await;
     let tenant = Some(Tenant { display_name: "nul\0".into(), ..Default::default() });
-    let request = CreateTenantRequest { tenant_id: "1".into(), tenant };
+    let request = CreateTenantRequest { tenant_id: "1".into(), tenant, ..CreateTenantRequest::default() };
     assert_eq!(refusal(client.tenants.create_tenant(request).await), invalid(["tenant_id", "tenant.display_name"]));
     let request = CreateTenantRequest::default();
     assert_eq!(refusal(client.tenants.create_tenant(request).await), invalid(["tenant"]));
 
     let event_type = Some(EventType { description: "x".repeat(2_001), ..Default::default() });
-    let request = CreateEventTypeRequest { parent: "acme".into(), event_type_id: "a..b".into(), event_type };
+    let request = CreateEventTypeRequest {
+        parent: "acme".into(),
+        event_type_id: "a..b".into(),
+        event_type,
+        ..CreateEventTypeRequest::default()
+    };
     let status = client.event_types.create_event_type(request).await;
     assert_eq!(refusal(status), invalid(["parent", "event_type_id", "event_type.description"]));
 
@@ -260,11 +294,12 @@ async fn wrong_fields_of_other_resources_are_told(database: Database) {
         parent: "tenants/acme/subscriptions/s".into(),
         secret_id: "-".into(),
         secret: Some(Secret { key: "whsec_".into(), ..Default::default() }),
+        ..CreateSecretRequest::default()
     };
     let status = client.subscriptions.create_secret(request).await;
     assert_eq!(refusal(status), invalid(["secret_id", "secret.key"]));
 
-    let create = |api_key| CreateApiKeyRequest { api_key };
+    let create = |api_key| CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() };
     let status = client.api_keys.create_api_key(create(None)).await;
     assert_eq!(refusal(status), invalid(["api_key", "api_key.role"]));
     let key = ApiKey { role: 99, tenant: "acme".into(), display_name: "x".repeat(300), ..Default::default() };
@@ -296,6 +331,6 @@ async fn requests_that_are_too_large_are_refused(database: Database) {
     let plane = start(database.control_plane()).await;
     let mut client = plane.admin().await;
     let tenant = Some(Tenant { display_name: "x".repeat(300 * 1024), ..Default::default() });
-    let request = CreateTenantRequest { tenant_id: "acme".into(), tenant };
+    let request = CreateTenantRequest { tenant_id: "acme".into(), tenant, ..CreateTenantRequest::default() };
     assert_eq!(client.tenants.create_tenant(request).await.unwrap_err().code(), Code::OutOfRange);
 }

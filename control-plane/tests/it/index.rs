@@ -159,7 +159,7 @@ async fn attempts(index: &Index, mut query: Query) -> (Vec<Attempt>, usize) {
 async fn rows_are_there_once_whoever_writes_them_and_however_often(database: Database) {
     let now = now_ms();
     let store = database.store().await;
-    store.create_tenant(&tenant(), "").await.unwrap();
+    store.create_tenant(&tenant(), &Tenant::default()).await.unwrap();
     // Two control planes, as after a rebalance: neither knows what the other has written.
     let writers = [Index::new(store.clone()), Index::new(database.store().await)];
     let rows = |n: u32| Rows {
@@ -197,7 +197,7 @@ async fn rows_are_there_once_whoever_writes_them_and_however_often(database: Dat
 async fn lists_show_what_a_filter_means_once_and_in_order(database: Database) {
     let now = now_ms();
     let store = database.store().await;
-    store.create_tenant(&tenant(), "").await.unwrap();
+    store.create_tenant(&tenant(), &Tenant::default()).await.unwrap();
     let index = Index::new(store);
     // Over three days, several at the same millisecond.
     let time = |n: u32| now - DAY_MS * i64::from(n % 3) - i64::from(n / 10);
@@ -238,7 +238,7 @@ async fn lists_show_what_a_filter_means_once_and_in_order(database: Database) {
 async fn a_filter_looks_at_a_bounded_number_of_rows_for_a_page(database: Database) {
     let now = now_ms();
     let store = database.store().await;
-    store.create_tenant(&tenant(), "").await.unwrap();
+    store.create_tenant(&tenant(), &Tenant::default()).await.unwrap();
     let index = Index::new(store);
     let rows: Vec<_> = (0..15_000)
         .map(|n| AttemptRow {
@@ -257,7 +257,7 @@ async fn a_filter_looks_at_a_bounded_number_of_rows_for_a_page(database: Databas
 async fn days_are_made_when_they_are_needed_and_dropped_when_they_are_old(database: Database) {
     let now = now_ms();
     let store = database.store().await;
-    store.create_tenant(&tenant(), "").await.unwrap();
+    store.create_tenant(&tenant(), &Tenant::default()).await.unwrap();
     let indexes: Vec<_> =
         futures::future::join_all((0..4).map(|_| database.store())).await.into_iter().map(Index::new).collect();
     let old = |age: i64| Rows {

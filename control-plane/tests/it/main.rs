@@ -2,6 +2,7 @@
 //! and on PostgreSQL where `HOOKWIRE_TEST_POSTGRES` is the URL of a superuser's database.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod administer;
 mod bad_input;
 mod index;
 mod services;

@@ -24,7 +24,8 @@ async fn tenants_are_created_read_listed_and_deleted(database: Database) {
     let plane = start(database.control_plane()).await;
     let mut client = plane.admin().await;
     let tenant = Tenant { display_name: "Acme ✓".into(), name: "ignored".into(), ..Default::default() };
-    let request = CreateTenantRequest { tenant_id: "acme".into(), tenant: Some(tenant) };
+    let request =
+        CreateTenantRequest { tenant_id: "acme".into(), tenant: Some(tenant), ..CreateTenantRequest::default() };
     let made = client.tenants.create_tenant(request).await.unwrap().into_inner();
     assert_eq!((made.name.as_str(), made.display_name.as_str()), ("tenants/acme", "Acme ✓"));
     assert!(made.create_time.is_some() && made.create_time == made.update_time);
@@ -37,7 +38,11 @@ async fn tenants_are_created_read_listed_and_deleted(database: Database) {
     assert_eq!(listed.tenants, [made, chosen]);
     assert_eq!(listed.next_page_token, "");
 
-    client.tenants.delete_tenant(DeleteTenantRequest { name: "tenants/acme".into() }).await.unwrap();
+    client
+        .tenants
+        .delete_tenant(DeleteTenantRequest { name: "tenants/acme".into(), ..DeleteTenantRequest::default() })
+        .await
+        .unwrap();
     let gone = client.tenants.get_tenant(request).await;
     assert_eq!(refusal(gone), refused(Code::NotFound, "NOT_FOUND"));
 }
@@ -50,6 +55,7 @@ async fn event_types_are_created_read_listed_and_deleted(database: Database) {
         parent: "tenants/acme".into(),
         event_type_id: "Invoice.paid_2".into(),
         event_type: Some(EventType { description: "An invoice\nwas paid".into(), ..Default::default() }),
+        ..CreateEventTypeRequest::default()
     };
     let made = client.event_types.create_event_type(request).await.unwrap().into_inner();
     assert_eq!(made.name, "tenants/acme/eventTypes/Invoice.paid_2");
@@ -60,7 +66,11 @@ async fn event_types_are_created_read_listed_and_deleted(database: Database) {
     let list = ListEventTypesRequest { parent: "tenants/acme".into(), ..Default::default() };
     let listed = client.event_types.list_event_types(list.clone()).await.unwrap().into_inner();
     assert_eq!(listed.event_types, [made]);
-    client.event_types.delete_event_type(DeleteEventTypeRequest { name }).await.unwrap();
+    client
+        .event_types
+        .delete_event_type(DeleteEventTypeRequest { name, ..DeleteEventTypeRequest::default() })
+        .await
+        .unwrap();
     assert!(client.event_types.list_event_types(list).await.unwrap().into_inner().event_types.is_empty());
 }
 
@@ -95,9 +105,16 @@ async fn subscriptions_are_created_read_listed_and_deleted(database: Database) {
     let listed = client.subscriptions.list_subscriptions(list).await.unwrap().into_inner();
     assert_eq!(listed.subscriptions, [got]);
 
-    let has_children = client.tenants.delete_tenant(DeleteTenantRequest { name: "tenants/acme".into() }).await;
+    let has_children = client
+        .tenants
+        .delete_tenant(DeleteTenantRequest { name: "tenants/acme".into(), ..DeleteTenantRequest::default() })
+        .await;
     assert_eq!(refusal(has_children), refused(Code::FailedPrecondition, "HAS_CHILDREN"));
-    client.subscriptions.delete_subscription(DeleteSubscriptionRequest { name: made.name }).await.unwrap();
+    client
+        .subscriptions
+        .delete_subscription(DeleteSubscriptionRequest { name: made.name, ..DeleteSubscriptionRequest::default() })
+        .await
+        .unwrap();
     let gone = client.subscriptions.get_subscription(get).await;
     assert_eq!(refusal(gone), refused(Code::NotFound, "NOT_FOUND"));
 }
@@ -116,7 +133,12 @@ async fn secrets_are_shown_once_listed_and_rotated(database: Database) {
     let parent = made.name.clone();
     let mut names = vec![first.name.clone()];
     for secret_id in ["z", "a", ""] {
-        let request = CreateSecretRequest { parent: parent.clone(), secret_id: secret_id.into(), secret: None };
+        let request = CreateSecretRequest {
+            parent: parent.clone(),
+            secret_id: secret_id.into(),
+            secret: None,
+            ..CreateSecretRequest::default()
+        };
         let secret = client.subscriptions.create_secret(request).await.unwrap().into_inner();
         assert!(secret.key.starts_with("whsec_"));
         let get = GetSubscriptionRequest { name: parent.clone() };
@@ -133,7 +155,12 @@ async fn secrets_are_shown_once_listed_and_rotated(database: Database) {
     assert_eq!(listed.iter().map(|secret| &secret.name).collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());
     assert!(listed.iter().all(|secret| secret.key.is_empty()));
 
-    let create = |id: &str| CreateSecretRequest { parent: parent.clone(), secret_id: id.into(), secret: None };
+    let create = |id: &str| CreateSecretRequest {
+        parent: parent.clone(),
+        secret_id: id.into(),
+        secret: None,
+        ..CreateSecretRequest::default()
+    };
     let taken = client.subscriptions.create_secret(create("z")).await;
     assert_eq!(refusal(taken), refused(Code::AlreadyExists, "ALREADY_EXISTS"));
     client.subscriptions.create_secret(create("fifth")).await.unwrap();
@@ -163,7 +190,11 @@ async fn api_keys_are_shown_once_and_refused_when_revoked(database: Database) {
     let mut viewer = plane.client(&made.key).await;
     let tenant = GetTenantRequest { name: "tenants/acme".into() };
     viewer.tenants.get_tenant(tenant.clone()).await.unwrap();
-    client.api_keys.delete_api_key(DeleteApiKeyRequest { name: made.name.clone() }).await.unwrap();
+    client
+        .api_keys
+        .delete_api_key(DeleteApiKeyRequest { name: made.name.clone(), ..DeleteApiKeyRequest::default() })
+        .await
+        .unwrap();
     let revoked = viewer.tenants.get_tenant(tenant).await;
     assert_eq!(refusal(revoked), refused(Code::Unauthenticated, "API_KEY_INVALID"));
     let gone = client.api_keys.get_api_key(get).await;
@@ -177,31 +208,49 @@ async fn every_write_says_its_revision(database: Database) {
         response.metadata().get(REVISION_METADATA).unwrap().to_str().unwrap().parse().unwrap()
     }
     // The bootstrap key is the first.
-    let tenant = CreateTenantRequest { tenant_id: "acme".into(), tenant: Some(Tenant::default()) };
+    let tenant = CreateTenantRequest {
+        tenant_id: "acme".into(),
+        tenant: Some(Tenant::default()),
+        ..CreateTenantRequest::default()
+    };
     let response = client.tenants.create_tenant(tenant).await.unwrap();
     assert_eq!((revision(&response), response.into_inner().revision), (2, 2));
-    let event_type =
-        CreateEventTypeRequest { parent: "tenants/acme".into(), event_type_id: "e".into(), event_type: None };
+    let event_type = CreateEventTypeRequest {
+        parent: "tenants/acme".into(),
+        event_type_id: "e".into(),
+        event_type: None,
+        ..CreateEventTypeRequest::default()
+    };
     let response = client.event_types.create_event_type(event_type).await.unwrap();
     assert_eq!((revision(&response), response.into_inner().revision), (3, 3));
     let response = client.subscriptions.create_subscription(new_subscription("acme", "s")).await.unwrap();
     assert_eq!((revision(&response), response.into_inner().revision), (4, 4));
     let name = "tenants/acme/subscriptions/s".to_owned();
-    let secret = CreateSecretRequest { parent: name.clone(), secret_id: "k".into(), secret: None };
+    let secret = CreateSecretRequest {
+        parent: name.clone(),
+        secret_id: "k".into(),
+        secret: None,
+        ..CreateSecretRequest::default()
+    };
     let response = client.subscriptions.create_secret(secret).await.unwrap();
     assert_eq!((revision(&response), response.into_inner().revision), (5, 5));
     let secret = DeleteSecretRequest { name: format!("{name}/secrets/k") };
     assert_eq!(revision(&client.subscriptions.delete_secret(secret).await.unwrap()), 6);
-    let subscription = DeleteSubscriptionRequest { name };
+    let subscription = DeleteSubscriptionRequest { name, ..DeleteSubscriptionRequest::default() };
     assert_eq!(revision(&client.subscriptions.delete_subscription(subscription).await.unwrap()), 7);
-    let event_type = DeleteEventTypeRequest { name: "tenants/acme/eventTypes/e".into() };
+    let event_type =
+        DeleteEventTypeRequest { name: "tenants/acme/eventTypes/e".into(), ..DeleteEventTypeRequest::default() };
     assert_eq!(revision(&client.event_types.delete_event_type(event_type).await.unwrap()), 8);
     let api_key = Some(ApiKey { role: Role::Viewer.into(), ..Default::default() });
-    let response = client.api_keys.create_api_key(CreateApiKeyRequest { api_key }).await.unwrap();
+    let response = client
+        .api_keys
+        .create_api_key(CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() })
+        .await
+        .unwrap();
     assert_eq!(revision(&response), 9);
-    let api_key = DeleteApiKeyRequest { name: response.into_inner().name };
+    let api_key = DeleteApiKeyRequest { name: response.into_inner().name, ..DeleteApiKeyRequest::default() };
     assert_eq!(revision(&client.api_keys.delete_api_key(api_key).await.unwrap()), 10);
-    let tenant = DeleteTenantRequest { name: "tenants/acme".into() };
+    let tenant = DeleteTenantRequest { name: "tenants/acme".into(), ..DeleteTenantRequest::default() };
     assert_eq!(revision(&client.tenants.delete_tenant(tenant).await.unwrap()), 11);
     assert_eq!(plane.store.revision().await.unwrap(), 11);
 }
@@ -240,17 +289,30 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
     let subscription = format!("{parent}/subscriptions/none");
     let message = format!("{parent}/messages/none");
     let zeros = "0".repeat(32);
-    let Client { tenants, event_types, subscriptions, api_keys, messages, deliveries, attempts, dead_letters } = client;
+    let Client { tenants, event_types, subscriptions, api_keys, audit, messages, deliveries, attempts, dead_letters } =
+        client;
     match rpc {
         Rpc::CreateTenant => {
-            let request = CreateTenantRequest { tenant_id: String::new(), tenant: Some(Tenant::default()) };
+            let request = CreateTenantRequest {
+                tenant_id: String::new(),
+                tenant: Some(Tenant::default()),
+                ..CreateTenantRequest::default()
+            };
             tenants.create_tenant(request).await.map(drop)
         }
         Rpc::GetTenant => tenants.get_tenant(GetTenantRequest { name: parent }).await.map(drop),
         Rpc::ListTenants => tenants.list_tenants(ListTenantsRequest::default()).await.map(drop),
-        Rpc::DeleteTenant => tenants.delete_tenant(DeleteTenantRequest { name: parent }).await.map(drop),
+        Rpc::DeleteTenant => tenants
+            .delete_tenant(DeleteTenantRequest { name: parent, ..DeleteTenantRequest::default() })
+            .await
+            .map(drop),
         Rpc::CreateEventType => {
-            let request = CreateEventTypeRequest { parent, event_type_id: "e".into(), event_type: None };
+            let request = CreateEventTypeRequest {
+                parent,
+                event_type_id: "e".into(),
+                event_type: None,
+                ..CreateEventTypeRequest::default()
+            };
             event_types.create_event_type(request).await.map(drop)
         }
         Rpc::GetEventType => {
@@ -262,7 +324,10 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             event_types.list_event_types(request).await.map(drop)
         }
         Rpc::DeleteEventType => {
-            let request = DeleteEventTypeRequest { name: format!("{parent}/eventTypes/none") };
+            let request = DeleteEventTypeRequest {
+                name: format!("{parent}/eventTypes/none"),
+                ..DeleteEventTypeRequest::default()
+            };
             event_types.delete_event_type(request).await.map(drop)
         }
         Rpc::CreateSubscription => subscriptions.create_subscription(new_subscription(tenant, "")).await.map(drop),
@@ -273,9 +338,13 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             let request = ListSubscriptionsRequest { parent, ..Default::default() };
             subscriptions.list_subscriptions(request).await.map(drop)
         }
-        Rpc::DeleteSubscription => {
-            subscriptions.delete_subscription(DeleteSubscriptionRequest { name: subscription }).await.map(drop)
-        }
+        Rpc::DeleteSubscription => subscriptions
+            .delete_subscription(DeleteSubscriptionRequest {
+                name: subscription,
+                ..DeleteSubscriptionRequest::default()
+            })
+            .await
+            .map(drop),
         Rpc::CreateSecret => {
             let request = CreateSecretRequest { parent: subscription, ..Default::default() };
             subscriptions.create_secret(request).await.map(drop)
@@ -290,12 +359,17 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
         }
         Rpc::CreateApiKey => {
             let api_key = Some(ApiKey { role: Role::Viewer.into(), tenant: parent, ..Default::default() });
-            api_keys.create_api_key(CreateApiKeyRequest { api_key }).await.map(drop)
+            api_keys.create_api_key(CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() }).await.map(drop)
         }
         Rpc::GetApiKey => api_keys.get_api_key(GetApiKeyRequest { name: "apiKeys/none".into() }).await.map(drop),
         Rpc::ListApiKeys => api_keys.list_api_keys(ListApiKeysRequest::default()).await.map(drop),
-        Rpc::DeleteApiKey => {
-            api_keys.delete_api_key(DeleteApiKeyRequest { name: "apiKeys/none".into() }).await.map(drop)
+        Rpc::DeleteApiKey => api_keys
+            .delete_api_key(DeleteApiKeyRequest { name: "apiKeys/none".into(), ..DeleteApiKeyRequest::default() })
+            .await
+            .map(drop),
+        Rpc::UpdateTenant => {
+            let tenant = Some(Tenant { name: parent, display_name: "Renamed".into(), ..Default::default() });
+            tenants.update_tenant(UpdateTenantRequest { tenant, update_mask: None }).await.map(drop)
         }
         Rpc::GetMessage => {
             messages.get_message(GetMessageRequest { name: message, ..Default::default() }).await.map(drop)
@@ -327,10 +401,34 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             let request = ListDeadLettersRequest { parent: subscription, ..Default::default() };
             dead_letters.list_dead_letters(request).await.map(drop)
         }
+        Rpc::UpdateEventType => {
+            let event_type = Some(EventType { name: format!("{parent}/eventTypes/none"), ..Default::default() });
+            event_types.update_event_type(UpdateEventTypeRequest { event_type, update_mask: None }).await.map(drop)
+        }
+        Rpc::UpdateApiKey => {
+            let api_key = Some(ApiKey { name: "apiKeys/none".into(), ..Default::default() });
+            api_keys.update_api_key(UpdateApiKeyRequest { api_key, update_mask: None }).await.map(drop)
+        }
+        Rpc::CreateTenantToken => {
+            let request =
+                CreateTenantTokenRequest { parent, role: Role::Viewer.into(), ..CreateTenantTokenRequest::default() };
+            api_keys.create_tenant_token(request).await.map(drop)
+        }
+        Rpc::GetAuditEntry => {
+            let name = "auditEntries/a000000000000-000000".into();
+            audit.get_audit_entry(GetAuditEntryRequest { name }).await.map(drop)
+        }
+        Rpc::ListAuditEntries => audit.list_audit_entries(ListAuditEntriesRequest::default()).await.map(drop),
     }
 }
 
-const RPCS: [Rpc; 27] = [
+const RPCS: [Rpc; 33] = [
+    Rpc::UpdateTenant,
+    Rpc::UpdateEventType,
+    Rpc::UpdateApiKey,
+    Rpc::CreateTenantToken,
+    Rpc::GetAuditEntry,
+    Rpc::ListAuditEntries,
     Rpc::GetTenant,
     Rpc::ListTenants,
     Rpc::CreateEventType,
@@ -390,7 +488,8 @@ async fn every_rpc_keeps_to_the_table_of_roles(database: Database) {
                 let answer = call(rpc, client, tenant).await;
                 let denied = answer.as_ref().is_err_and(|status| status.code() == Code::PermissionDenied);
                 // A bound key does not learn of keys that are not its tenant's, not even that they don't exist.
-                let hidden = matches!(rpc, Rpc::GetApiKey | Rpc::DeleteApiKey) && caller.tenant.is_some();
+                let hidden = matches!(rpc, Rpc::GetApiKey | Rpc::UpdateApiKey | Rpc::DeleteApiKey | Rpc::GetAuditEntry)
+                    && caller.tenant.is_some();
                 let others = rpc == Rpc::CreateApiKey && caller.tenant.is_some() && tenant != "own";
                 let may = caller.may(rpc, Some(&format!("tenants/{tenant}"))).is_ok() && !hidden && !others;
                 assert_eq!(denied, !may, "{rpc:?} by {caller:?} for {tenant}: {answer:?}");
@@ -419,16 +518,24 @@ async fn a_bound_admin_sees_and_makes_only_keys_of_its_tenant(database: Database
     assert_eq!(listed.api_keys.iter().map(|key| &key.name).collect::<Vec<_>>(), [&bound.name, &made.name]);
     for tenant in ["", "tenants/other", "tenants/none"] {
         let api_key = Some(ApiKey { role: Role::Viewer.into(), tenant: tenant.into(), ..Default::default() });
-        let answer = client.api_keys.create_api_key(CreateApiKeyRequest { api_key }).await;
+        let answer =
+            client.api_keys.create_api_key(CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() }).await;
         assert_eq!(refusal(answer), refused(Code::PermissionDenied, "PERMISSION_DENIED"), "{tenant}");
     }
     // The same whether it exists or not.
     for name in [others.name.as_str(), "apiKeys/none"] {
         let answer = client.api_keys.get_api_key(GetApiKeyRequest { name: name.into() }).await;
         assert_eq!(refusal(answer), refused(Code::PermissionDenied, "PERMISSION_DENIED"));
-        let answer = client.api_keys.delete_api_key(DeleteApiKeyRequest { name: name.into() }).await;
+        let answer = client
+            .api_keys
+            .delete_api_key(DeleteApiKeyRequest { name: name.into(), ..DeleteApiKeyRequest::default() })
+            .await;
         assert_eq!(refusal(answer), refused(Code::PermissionDenied, "PERMISSION_DENIED"));
     }
     admin.api_keys.get_api_key(GetApiKeyRequest { name: others.name }).await.unwrap();
-    client.api_keys.delete_api_key(DeleteApiKeyRequest { name: made.name }).await.unwrap();
+    client
+        .api_keys
+        .delete_api_key(DeleteApiKeyRequest { name: made.name, ..DeleteApiKeyRequest::default() })
+        .await
+        .unwrap();
 }

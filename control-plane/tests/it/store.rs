@@ -6,7 +6,7 @@ use std::time::Duration;
 use hookwire_control_plane::store::{Changes, Error, NewApiKey, NewSubscription, Store, StoreSettings};
 use hookwire_proto::config::{self, change, resource};
 use hookwire_proto::name;
-use hookwire_proto::v1::api_key::Role;
+use hookwire_proto::v1::{self, api_key::Role};
 use zeroize::Zeroizing;
 
 use crate::support::{Database, on_both};
@@ -26,6 +26,10 @@ on_both!(
 
 fn tenant(id: &str) -> name::Tenant {
     name::Tenant { tenant: id.into() }
+}
+
+fn titled(display_name: &str) -> v1::Tenant {
+    v1::Tenant { display_name: display_name.into(), ..Default::default() }
 }
 
 fn subscription(tenant: &str, id: &str) -> name::Subscription {
@@ -56,7 +60,7 @@ async fn writes_take_revisions_in_order_without_a_gap(database: Database) {
     let mut written = store.written();
     assert_eq!(store.revision().await.unwrap(), 0);
     for revision in 1..=5 {
-        let made = store.create_tenant(&tenant(&format!("t{revision}")), "T").await.unwrap();
+        let made = store.create_tenant(&tenant(&format!("t{revision}")), &titled("T")).await.unwrap();
         assert_eq!(made.revision, revision);
         assert_eq!(store.revision().await.unwrap(), revision);
         written.changed().await.unwrap();
@@ -77,7 +81,7 @@ async fn no_reader_skips_a_write_of_another_process(database: Database) {
     let writing = writers.into_iter().enumerate().map(|(n, store)| {
         tokio::spawn(async move {
             for i in 0..WRITES / 3 {
-                store.create_tenant(&tenant(&format!("t{n}-{i}")), "").await.unwrap();
+                store.create_tenant(&tenant(&format!("t{n}-{i}")), &v1::Tenant::default()).await.unwrap();
             }
         })
     });
@@ -100,20 +104,24 @@ async fn no_reader_skips_a_write_of_another_process(database: Database) {
 
 async fn a_refused_write_leaves_nothing(database: Database) {
     let store = database.store().await;
-    store.create_tenant(&tenant("a"), "").await.unwrap();
+    store.create_tenant(&tenant("a"), &v1::Tenant::default()).await.unwrap();
     let event_type = name::EventType { tenant: "nobody".into(), event_type: "e".into() };
     assert!(
-        matches!(store.create_event_type(&event_type, "").await, Err(Error::NotFound { name }) if name == "tenants/nobody")
+        matches!(store.create_event_type(&event_type, &v1::EventType::default()).await, Err(Error::NotFound { name }) if name == "tenants/nobody")
     );
-    assert!(matches!(store.create_tenant(&tenant("a"), "").await, Err(Error::AlreadyExists { .. })));
+    assert!(matches!(
+        store.create_tenant(&tenant("a"), &v1::Tenant::default()).await,
+        Err(Error::AlreadyExists { .. })
+    ));
     let unregistered =
         NewSubscription { event_types: vec!["*".into(), "x".into(), "y.*".into()], ..new_subscription() };
     let refused = store.create_subscription(&subscription("a", "s"), unregistered).await;
     assert!(matches!(refused, Err(Error::EventTypesNotRegistered { event_types, .. }) if event_types == ["x"]));
-    let key = NewApiKey { display_name: "", role: Role::Viewer, tenant: Some(&tenant("nobody")), key: "k" };
+    let nobody = tenant("nobody");
+    let key = NewApiKey::unlimited("", Role::Viewer, Some(&nobody), "k");
     let refused = store.create_api_key(&name::ApiKey { api_key: "k".into() }, key).await;
     assert!(matches!(refused, Err(Error::NotFound { name }) if name == "tenants/nobody"));
-    assert!(matches!(store.delete_tenant(&tenant("b")).await, Err(Error::NotFound { .. })));
+    assert!(matches!(store.delete_tenant(&tenant("b"), "", false, "").await, Err(Error::NotFound { .. })));
     let secret = name::Secret { tenant: "a".into(), subscription: "s".into(), secret: "k".into() };
     assert!(matches!(store.create_secret(&secret, &[1; 32]).await, Err(Error::NotFound { .. })));
 
@@ -121,13 +129,13 @@ async fn a_refused_write_leaves_nothing(database: Database) {
     assert_eq!(sets(&store, 0).await.len(), 1);
     assert_eq!(store.snapshot().await.unwrap().1.len(), 1);
     // The next write goes on where the last good one was.
-    assert_eq!(store.create_tenant(&tenant("b"), "").await.unwrap().revision, 2);
+    assert_eq!(store.create_tenant(&tenant("b"), &v1::Tenant::default()).await.unwrap().revision, 2);
 }
 
 async fn changes_that_were_trimmed_are_a_gap(database: Database) {
     let store = database.store_with(StoreSettings { keep_changes: 3, ..database.settings() }).await;
     for n in 1..=5 {
-        store.create_tenant(&tenant(&format!("t{n}")), "").await.unwrap();
+        store.create_tenant(&tenant(&format!("t{n}")), &v1::Tenant::default()).await.unwrap();
     }
     assert_eq!(store.changes_since(0, 10).await.unwrap(), Changes::Gap);
     assert_eq!(store.changes_since(1, 10).await.unwrap(), Changes::Gap);
@@ -137,20 +145,24 @@ async fn changes_that_were_trimmed_are_a_gap(database: Database) {
 async fn changes_rebuild_what_the_snapshot_says(database: Database) {
     let store = database.store().await;
     for id in ["a", "b"] {
-        store.create_tenant(&tenant(id), "").await.unwrap();
+        store.create_tenant(&tenant(id), &v1::Tenant::default()).await.unwrap();
         let event_type = name::EventType { tenant: id.into(), event_type: "invoice.paid".into() };
-        store.create_event_type(&event_type, "").await.unwrap();
+        store.create_event_type(&event_type, &v1::EventType::default()).await.unwrap();
         for n in 0..3 {
             store.create_subscription(&subscription(id, &format!("s{n}")), new_subscription()).await.unwrap();
         }
     }
-    let key = NewApiKey { display_name: "", role: Role::Publisher, tenant: Some(&tenant("a")), key: "text" };
+    let owner = tenant("a");
+    let key = NewApiKey::unlimited("", Role::Publisher, Some(&owner), "text");
     store.create_api_key(&name::ApiKey { api_key: "k1".into() }, key).await.unwrap();
     let second = name::Secret { tenant: "a".into(), subscription: "s0".into(), secret: "second".into() };
     store.create_secret(&second, &[2; 24]).await.unwrap();
     store.delete_secret(&name::Secret { secret: "first".into(), ..second.clone() }).await.unwrap();
-    store.delete_subscription(&subscription("a", "s1")).await.unwrap();
-    store.delete_event_type(&name::EventType { tenant: "b".into(), event_type: "invoice.paid".into() }).await.unwrap();
+    store.delete_subscription(&subscription("a", "s1"), "").await.unwrap();
+    store
+        .delete_event_type(&name::EventType { tenant: "b".into(), event_type: "invoice.paid".into() }, "")
+        .await
+        .unwrap();
 
     let mut rebuilt = BTreeMap::new();
     for change in sets(&store, 0).await.into_iter().flat_map(|set| set.changes) {
@@ -175,9 +187,11 @@ fn name_of(resource: &config::Resource) -> String {
 
 async fn secrets_are_sealed_for_their_resource(database: Database) {
     let store = database.store().await;
-    store.create_tenant(&tenant("a"), "").await.unwrap();
+    store.create_tenant(&tenant("a"), &v1::Tenant::default()).await.unwrap();
     let made = store.create_subscription(&subscription("a", "s"), new_subscription()).await.unwrap();
-    assert_eq!(made.initial_secret.unwrap().key, "", "the store shows no keys");
+    assert!(made.initial_secret.unwrap().key.starts_with("whsec_"), "shown this once");
+    let listed = store.list_secrets(&subscription("a", "s"), 0, 10).await.unwrap();
+    assert_eq!(listed[0].key, "");
     let (_, resources) = store.snapshot().await.unwrap();
     let Some(resource::Resource::Subscription(pushed)) = &resources[1].resource else { panic!("{resources:?}") };
     assert_eq!((pushed.max_concurrency, pushed.revision), (7, 2));
@@ -194,7 +208,7 @@ async fn secrets_are_sealed_for_their_resource(database: Database) {
 
 async fn a_store_keeps_its_identity_and_its_data(database: Database) {
     let store = database.store().await;
-    let made = store.create_tenant(&tenant("a"), "Acme ✓").await.unwrap();
+    let made = store.create_tenant(&tenant("a"), &titled("Acme ✓")).await.unwrap();
     let id = store.store_id().to_owned();
     store.close().await;
     let again = database.store().await;
@@ -210,9 +224,15 @@ async fn several_processes_may_open_a_new_store_at_once(database: Database) {
 
 async fn lists_are_in_the_order_of_bytes(database: Database) {
     let store = database.store().await;
-    store.create_tenant(&tenant("a"), "").await.unwrap();
+    store.create_tenant(&tenant("a"), &v1::Tenant::default()).await.unwrap();
     for id in ["b", "B", "a_b", "a.b", "a2", "A", "_"] {
-        store.create_event_type(&name::EventType { tenant: "a".into(), event_type: id.into() }, "").await.unwrap();
+        store
+            .create_event_type(
+                &name::EventType { tenant: "a".into(), event_type: id.into() },
+                &v1::EventType::default(),
+            )
+            .await
+            .unwrap();
     }
     let listed = store.list_event_types(&tenant("a"), "", 100).await.unwrap();
     let ids: Vec<_> = listed.iter().map(|event_type| name::last_id(&event_type.name)).collect();
@@ -225,7 +245,7 @@ async fn lists_are_in_the_order_of_bytes(database: Database) {
 async fn the_bootstrap_key_is_made_once_and_replaced_when_it_changes(database: Database) {
     let store = database.store().await;
     let name = name::ApiKey { api_key: "bootstrap".into() };
-    let key = |key| NewApiKey { display_name: "", role: Role::Admin, tenant: None, key };
+    let key = |key| NewApiKey::unlimited("", Role::Admin, None, key);
     let hash = hookwire_control_plane::auth::hash;
     store.ensure_api_key(&name, key("one")).await.unwrap();
     store.ensure_api_key(&name, key("one")).await.unwrap();

@@ -14,6 +14,7 @@ use hookwire_log::{Layout, Log, OpenLog};
 use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
+use hookwire_proto::v1::audit_service_client::AuditServiceClient;
 use hookwire_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use hookwire_proto::v1::delivery_service_client::DeliveryServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
@@ -219,6 +220,7 @@ pub struct Client {
     pub deliveries: DeliveryServiceClient<Authorized>,
     pub attempts: AttemptServiceClient<Authorized>,
     pub dead_letters: DeadLetterServiceClient<Authorized>,
+    pub audit: AuditServiceClient<Authorized>,
 }
 
 impl Client {
@@ -233,12 +235,17 @@ impl Client {
             deliveries: DeliveryServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             attempts: AttemptServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             dead_letters: DeadLetterServiceClient::with_interceptor(channel.clone(), with_key.clone()),
-            api_keys: ApiKeyServiceClient::with_interceptor(channel, with_key),
+            api_keys: ApiKeyServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            audit: AuditServiceClient::with_interceptor(channel, with_key),
         }
     }
 
     pub async fn create_tenant(&mut self, id: &str) -> Tenant {
-        let request = CreateTenantRequest { tenant_id: id.into(), tenant: Some(Tenant::default()) };
+        let request = CreateTenantRequest {
+            tenant_id: id.into(),
+            tenant: Some(Tenant::default()),
+            ..CreateTenantRequest::default()
+        };
         self.tenants.create_tenant(request).await.unwrap().into_inner()
     }
 
@@ -247,6 +254,7 @@ impl Client {
             parent: format!("tenants/{tenant}"),
             event_type_id: event_type.into(),
             event_type: None,
+            ..CreateEventTypeRequest::default()
         };
         self.event_types.create_event_type(request).await.unwrap();
     }
@@ -258,7 +266,11 @@ impl Client {
     pub async fn create_api_key(&mut self, role: Role, tenant: &str) -> ApiKey {
         let tenant = if tenant.is_empty() { String::new() } else { format!("tenants/{tenant}") };
         let api_key = Some(ApiKey { role: role.into(), tenant, ..Default::default() });
-        self.api_keys.create_api_key(CreateApiKeyRequest { api_key }).await.unwrap().into_inner()
+        self.api_keys
+            .create_api_key(CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() })
+            .await
+            .unwrap()
+            .into_inner()
     }
 }
 
@@ -272,6 +284,7 @@ pub fn new_subscription(tenant: &str, id: &str) -> CreateSubscriptionRequest {
             event_types: vec!["*".into()],
             ..Default::default()
         }),
+        ..CreateSubscriptionRequest::default()
     }
 }
 

@@ -3,10 +3,13 @@
 //! Maps share structure (`imbl`), so that the next snapshot costs the change and not the whole. A stage takes one snapshot
 //! for each record and uses it to the end: it never sees half a change.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hookwire_proto::config::{self, Role, change, resource};
 use hookwire_proto::name;
+use hookwire_proto::schema::Schema;
+use ipnet::IpNet;
 use url::Url;
 
 /// A subscription, ready for use.
@@ -62,6 +65,34 @@ pub struct ApiKey {
     pub role: Role,
     /// The tenant that it is bound to, `tenants/{tenant}`; `None` for every tenant.
     pub tenant: Option<String>,
+    /// From then on it is refused, in milliseconds since 1970.
+    pub expire_time_ms: Option<i64>,
+    /// Where it is taken from; empty: from everywhere.
+    pub source_cidrs: Vec<IpNet>,
+    /// Scopes that narrow its role; empty: none do.
+    pub scopes: Vec<String>,
+}
+
+impl From<config::ApiKey> for ApiKey {
+    fn from(key: config::ApiKey) -> Self {
+        let role = key.role();
+        let nowhere = || IpNet::from(IpAddr::from([0, 0, 0, 0]));
+        Self {
+            name: key.name,
+            role,
+            tenant: Some(key.tenant).filter(|tenant| !tenant.is_empty()),
+            expire_time_ms: Some(key.expire_time_ms).filter(|time| *time > 0),
+            // What can't be read lets nobody in.
+            source_cidrs: key.source_cidrs.iter().map(|cidr| cidr.parse().unwrap_or_else(|_| nowhere())).collect(),
+            scopes: key.scopes,
+        }
+    }
+}
+
+/// A tenant.
+#[derive(Debug, Clone, Copy)]
+struct Tenant {
+    validate_payloads: bool,
 }
 
 /// Subscriptions that a pattern of a tenant selects: usually one or two, so a slice, copied when it changes.
@@ -71,8 +102,9 @@ type Matches = Arc<[Arc<Subscription>]>;
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     revision: i64,
-    tenants: imbl::HashSet<Arc<str>>,
-    event_types: imbl::HashSet<Arc<str>>,
+    tenants: imbl::HashMap<Arc<str>, Tenant>,
+    /// With their schemas, where they have one.
+    event_types: imbl::HashMap<Arc<str>, Option<Arc<Schema>>>,
     subscriptions: imbl::HashMap<Arc<str>, Arc<Subscription>>,
     /// By tenant and pattern, see [`match_key`].
     matches: imbl::HashMap<Box<str>, Matches>,
@@ -112,12 +144,18 @@ impl Snapshot {
 
     /// Whether a tenant exists; `tenants/{tenant}`.
     pub fn has_tenant(&self, tenant: &str) -> bool {
-        self.tenants.contains(tenant)
+        self.tenants.contains_key(tenant)
     }
 
     /// Whether an event type is registered; `tenants/{tenant}` and the type.
     pub fn has_event_type(&self, tenant: &str, event_type: &str) -> bool {
-        self.event_types.contains(format!("{tenant}/eventTypes/{event_type}").as_str())
+        self.event_types.contains_key(event_type_name(tenant, event_type).as_str())
+    }
+
+    /// What payloads of an event type must fit, if the tenant wants them to be checked.
+    pub fn schema(&self, tenant: &str, event_type: &str) -> Option<Arc<Schema>> {
+        self.tenants.get(tenant).filter(|tenant| tenant.validate_payloads)?;
+        self.event_types.get(event_type_name(tenant, event_type).as_str())?.clone()
     }
 
     /// The API key with this SHA-256.
@@ -162,10 +200,17 @@ impl Snapshot {
     fn put(&mut self, resource: config::Resource) {
         match resource.resource {
             Some(resource::Resource::Tenant(tenant)) => {
-                self.tenants.insert(tenant.name.into());
+                let validate_payloads = tenant.validate_payloads;
+                self.tenants.insert(tenant.name.into(), Tenant { validate_payloads });
             }
             Some(resource::Resource::EventType(event_type)) => {
-                self.event_types.insert(event_type.name.into());
+                let schema = (!event_type.schema.is_empty()).then(|| Schema::compile(&event_type.schema)).transpose();
+                let schema = schema.unwrap_or_else(|error| {
+                    // The control plane compiled it with another version. Taking what is published is better than refusing all.
+                    tracing::error!(event_type = event_type.name, %error, "its schema is not checked");
+                    None
+                });
+                self.event_types.insert(event_type.name.into(), schema.map(Arc::new));
             }
             Some(resource::Resource::Subscription(subscription)) => {
                 self.delete_subscription(&subscription.name);
@@ -182,9 +227,7 @@ impl Snapshot {
                 self.delete_api_key(&key.name);
                 let hash = key.hash.to_vec();
                 self.api_key_hashes.insert(key.name.clone(), hash.clone());
-                let role = key.role();
-                let tenant = Some(key.tenant).filter(|tenant| !tenant.is_empty());
-                self.api_keys.insert(hash, Arc::new(ApiKey { name: key.name, role, tenant }));
+                self.api_keys.insert(hash, Arc::new(ApiKey::from(key)));
             }
             None => tracing::warn!("resource of an unknown kind passed over"),
         }
@@ -217,6 +260,10 @@ impl Snapshot {
             self.api_keys.remove(&hash);
         }
     }
+}
+
+fn event_type_name(tenant: &str, event_type: &str) -> String {
+    format!("{tenant}/eventTypes/{event_type}")
 }
 
 /// A line feed is in neither part, so that they can't run into each other.

@@ -101,11 +101,18 @@ struct Node {
 }
 
 fn tenant(name: &str) -> config::Resource {
-    config::Resource { resource: Some(resource::Resource::Tenant(config::Tenant { name: name.into() })) }
+    config::Resource {
+        resource: Some(resource::Resource::Tenant(config::Tenant { name: name.into(), ..config::Tenant::default() })),
+    }
 }
 
 fn event_type(name: &str) -> config::Resource {
-    config::Resource { resource: Some(resource::Resource::EventType(config::EventType { name: name.into() })) }
+    config::Resource {
+        resource: Some(resource::Resource::EventType(config::EventType {
+            name: name.into(),
+            ..config::EventType::default()
+        })),
+    }
 }
 
 fn api_key(key: &str, role: Role, tenant: &str) -> config::Resource {
@@ -115,6 +122,7 @@ fn api_key(key: &str, role: Role, tenant: &str) -> config::Resource {
         hash: hash.as_ref().to_vec().into(),
         role: role.into(),
         tenant: tenant.into(),
+        ..config::ApiKey::default()
     };
     config::Resource { resource: Some(resource::Resource::ApiKey(key)) }
 }
@@ -205,6 +213,26 @@ fn fields(answer: Answer) -> Vec<String> {
     let request = status.get_details_bad_request().unwrap();
     assert!(request.field_violations.iter().all(|violation| !violation.description.is_empty()));
     request.field_violations.into_iter().map(|violation| violation.field).collect()
+}
+
+#[tokio::test]
+async fn payloads_fit_their_schema_where_the_tenant_asks_for_it() {
+    let node = Node::new();
+    let tenant = |validate_payloads| config::Tenant { name: "tenants/a".into(), validate_payloads };
+    let event_type = config::EventType {
+        name: "tenants/a/eventTypes/invoice.paid".into(),
+        schema: r#"{"type": "object", "required": ["id"]}"#.into(),
+    };
+    let resource = |resource| config::Resource { resource: Some(resource) };
+    let batch = || request([message(r#"{"id": 1}"#), message("{}"), message("[]")]);
+    node.apply(put(8, resource(resource::Resource::EventType(event_type))));
+    node.publish(batch()).await.unwrap();
+    node.apply(put(9, resource(resource::Resource::Tenant(tenant(true)))));
+    assert_eq!(fields(node.publish(batch()).await), ["messages[1].payload", "messages[2].payload"]);
+    assert_eq!(node.log.messages().len(), 3, "all of a batch or nothing");
+    node.publish(request([message(r#"{"id": 1}"#)])).await.unwrap();
+    node.apply(put(10, resource(resource::Resource::Tenant(tenant(false)))));
+    node.publish(batch()).await.unwrap();
 }
 
 #[tokio::test]

@@ -81,6 +81,7 @@ pub fn batch(
         return Err(Error::TenantNotFound { tenant });
     }
     registered(&tenant, &messages, snapshot)?;
+    fits_schemas(&tenant, &messages, snapshot)?;
     Ok(messages)
 }
 
@@ -180,6 +181,20 @@ fn registered(tenant: &str, messages: &[Valid], snapshot: &Snapshot) -> Result<(
         true => Ok(()),
         false => Err(Error::EventTypesNotRegistered { tenant: tenant.to_owned(), event_types }),
     }
+}
+
+/// Payloads fit the schemas of their event types, where the tenant wants that to be checked. Every payload, whatever its content type says.
+fn fits_schemas(tenant: &str, messages: &[Valid], snapshot: &Snapshot) -> Result<(), Error> {
+    let mut wrong = Wrong::default();
+    for (index, message) in messages.iter().enumerate() {
+        if let Some(schema) = snapshot.schema(tenant, &message.event_type) {
+            for mistake in schema.mistakes(&message.payload) {
+                wrong
+                    .add(field(index, "payload"), format_args!("does not fit the schema of its event type: {mistake}"));
+            }
+        }
+    }
+    wrong.none()
 }
 
 /// Fields found wrong so far.

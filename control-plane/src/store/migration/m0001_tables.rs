@@ -1,7 +1,8 @@
 //! The first tables, and the store's identity.
 
-use sea_orm::DbBackend;
 use sea_orm_migration::prelude::*;
+
+use super::columns::{Columns, table};
 
 #[derive(DeriveMigrationName)]
 pub(super) struct Migration;
@@ -86,40 +87,5 @@ impl MigrationTrait for Migration {
             .take();
         manager.get_connection().execute(&row).await?;
         Ok(())
-    }
-}
-
-fn table(name: &'static str) -> TableCreateStatement {
-    Table::create().table(name).take()
-}
-
-/// Columns that both databases treat alike.
-struct Columns(DbBackend);
-
-impl Columns {
-    fn id(&self, name: &'static str) -> ColumnDef {
-        self.optional_id(name).not_null().take()
-    }
-
-    /// Text in the order of its bytes, whatever the database's locale: pages depend on it.
-    fn optional_id(&self, name: &'static str) -> ColumnDef {
-        let mut column = ColumnDef::new(name);
-        column.text();
-        if self.0 == DbBackend::Postgres {
-            column.extra(r#"COLLATE "C""#);
-        }
-        column
-    }
-
-    fn text(&self, name: &'static str) -> ColumnDef {
-        ColumnDef::new(name).text().not_null().take()
-    }
-
-    fn time(&self, name: &'static str) -> ColumnDef {
-        ColumnDef::new(name).timestamp_with_time_zone().not_null().take()
-    }
-
-    fn revision(&self) -> ColumnDef {
-        ColumnDef::new("revision").big_integer().not_null().take()
     }
 }

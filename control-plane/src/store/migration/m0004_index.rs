@@ -3,6 +3,8 @@
 use sea_orm::DbBackend;
 use sea_orm_migration::prelude::*;
 
+use super::columns::Columns;
+
 #[derive(DeriveMigrationName)]
 pub(super) struct Migration;
 
@@ -31,10 +33,10 @@ const FAILED: [&str; 2] = [
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = Columns(manager.get_database_backend());
+        let backend = manager.get_database_backend();
+        let columns = Columns(backend);
         for table in [
-            columns
-                .table("messages")
+            table(backend, "messages")
                 .col(columns.id("tenant"))
                 .col(columns.id("message"))
                 .col(columns.id("event_type"))
@@ -43,11 +45,10 @@ impl MigrationTrait for Migration {
                 .col(small("partition"))
                 .col(number("offset"))
                 .col(ColumnDef::new("matched").integer()),
-            columns
-                .table("deliveries")
+            table(backend, "deliveries")
                 .col(columns.id("tenant"))
                 .col(columns.id("message"))
-                .col(columns.key("delivery").not_null())
+                .col(key(backend, "delivery").not_null())
                 .col(columns.id("subscription"))
                 .col(columns.id("event_type"))
                 .col(columns.id("replay"))
@@ -56,16 +57,15 @@ impl MigrationTrait for Migration {
                 .col(small("state"))
                 .col(small("dead_reason"))
                 .col(small("attempts"))
-                .col(columns.key("last_attempt"))
+                .col(key(backend, "last_attempt"))
                 .col(number("last_attempt_time_ms"))
                 .col(small("status_code"))
                 .col(small("error"))
                 .col(number("next_time_ms")),
-            columns
-                .table("attempts")
+            table(backend, "attempts")
                 .col(columns.id("tenant"))
                 .col(columns.id("message"))
-                .col(columns.key("delivery").not_null())
+                .col(key(backend, "delivery").not_null())
                 .col(columns.id("subscription"))
                 .col(columns.id("event_type"))
                 .col(columns.id("replay"))
@@ -78,18 +78,17 @@ impl MigrationTrait for Migration {
                 .col(ColumnDef::new("result").blob())
                 .col(number("next_time_ms"))
                 .col(columns.id("node")),
-            columns
-                .table("dead_letters")
+            table(backend, "dead_letters")
                 .col(columns.id("tenant"))
                 .col(columns.id("message"))
-                .col(columns.key("delivery").not_null())
+                .col(key(backend, "delivery").not_null())
                 .col(columns.id("subscription"))
                 .col(columns.id("event_type"))
                 .col(columns.id("replay"))
                 .col(number("publish_time_ms"))
                 .col(number("dead_time_ms"))
                 .col(small("reason"))
-                .col(columns.key("last_attempt"))
+                .col(key(backend, "last_attempt"))
                 .col(number("last_attempt_time_ms"))
                 .col(small("status_code"))
                 .col(small("error")),
@@ -111,39 +110,24 @@ impl MigrationTrait for Migration {
     }
 }
 
-/// Columns that both databases treat alike.
-struct Columns(DbBackend);
-
-impl Columns {
-    fn table(&self, name: &'static str) -> TableCreateStatement {
-        let mut table = Table::create();
-        table.table(name).col(self.key("key").not_null().primary_key());
-        if self.0 == DbBackend::Postgres {
-            table.extra("PARTITION BY RANGE (key)");
-        }
-        table
+/// A table whose rows are in the order of their keys.
+fn table(backend: DbBackend, name: &'static str) -> TableCreateStatement {
+    let mut table = super::columns::table(name);
+    table.col(key(backend, "key").not_null().primary_key());
+    if backend == DbBackend::Postgres {
+        table.extra("PARTITION BY RANGE (key)");
     }
+    table
+}
 
-    /// 16 bytes in the order of bytes.
-    fn key(&self, name: &'static str) -> ColumnDef {
-        let mut column = ColumnDef::new(name);
-        if self.0 == DbBackend::Postgres {
-            column.uuid()
-        } else {
-            column.blob()
-        };
-        column
-    }
-
-    /// Text in the order of its bytes: cheap to compare, whatever the database's locale.
-    fn id(&self, name: &'static str) -> ColumnDef {
-        let mut column = ColumnDef::new(name);
-        column.text().not_null();
-        if self.0 == DbBackend::Postgres {
-            column.extra(r#"COLLATE "C""#);
-        }
-        column
-    }
+/// 16 bytes in the order of bytes.
+fn key(backend: DbBackend, name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    match backend {
+        DbBackend::Postgres => column.uuid(),
+        _ => column.blob(),
+    };
+    column
 }
 
 fn small(name: &'static str) -> ColumnDef {

@@ -3,7 +3,9 @@
 
 use sea_orm_migration::prelude::*;
 
+mod columns;
 mod m0001_tables;
+mod m0002_audit;
 mod m0004_index;
 
 /// All steps, in order.
@@ -11,6 +13,6 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_tables::Migration), Box::new(m0004_index::Migration)]
+        vec![Box::new(m0001_tables::Migration), Box::new(m0002_audit::Migration), Box::new(m0004_index::Migration)]
     }
 }

@@ -99,7 +99,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn tenant(id: impl std::fmt::Display) -> Resource {
-        Resource { resource: Some(resource::Resource::Tenant(Tenant { name: format!("tenants/{id}") })) }
+        Resource {
+            resource: Some(resource::Resource::Tenant(Tenant { name: format!("tenants/{id}"), ..Tenant::default() })),
+        }
     }
 
     fn part(revision: i64, id: &str, last: bool) -> SnapshotPart {

@@ -129,7 +129,9 @@ fn welcome(layout: Layout, snapshot_follows: bool, revision: i64) -> Welcome {
 }
 
 fn tenant(id: impl std::fmt::Display) -> Resource {
-    Resource { resource: Some(resource::Resource::Tenant(Tenant { name: format!("tenants/{id}") })) }
+    Resource {
+        resource: Some(resource::Resource::Tenant(Tenant { name: format!("tenants/{id}"), ..Tenant::default() })),
+    }
 }
 
 fn settings(endpoints: impl IntoIterator<Item = String>) -> Settings {
