@@ -4,11 +4,13 @@ use std::collections::HashSet;
 
 use hookwire_proto::egress::Policy;
 use hookwire_proto::name;
-use hookwire_proto::v1::{CreateSubscriptionRequest, SharedKey, Subscription};
+use hookwire_proto::v1::secret::Algorithm;
+use hookwire_proto::v1::{CreateSubscriptionRequest, Secret, SharedKey, Subscription};
 use zeroize::Zeroizing;
 
 use super::Error;
 use super::validate::Violations;
+use crate::signing_key::SigningKey;
 use crate::store::NewSubscription;
 
 const MAX_EVENT_TYPES: usize = 100;
@@ -66,8 +68,8 @@ pub fn read(
             format!("must be 1 to {MAX_CONCURRENCY}, or 0 for the node's default"),
         );
     }
-    let secret = violations.secret("subscription.initial_secret.key", &new.initial_secret.unwrap_or_default().key);
-    let parent = violations.finish_with(parent)?;
+    let secret = initial_secret(&mut violations, new.initial_secret.unwrap_or_default());
+    let (parent, secret) = violations.finish_with(parent.zip(secret))?;
     let new = NewSubscription {
         display_name: new.display_name,
         url: new.url,
@@ -78,6 +80,19 @@ pub fn read(
         secret,
     };
     Ok((name::Subscription { tenant: parent.tenant, subscription }, new))
+}
+
+/// The first secret signs tokens, so it is one for HMAC.
+fn initial_secret(violations: &mut Violations, secret: Secret) -> Option<SigningKey> {
+    const FIELD: &str = "subscription.initial_secret";
+    let key = violations.signing_key(FIELD, secret)?;
+    if key.algorithm() != Algorithm::HmacSha256 {
+        violations.add(
+            format!("{FIELD}.algorithm"),
+            "must be ALGORITHM_HMAC_SHA256, which signs tokens; add an ed25519 secret with CreateSecret",
+        );
+    }
+    Some(key)
 }
 
 fn event_types(violations: &mut Violations, patterns: &[String]) {
@@ -180,7 +195,20 @@ mod tests {
             ..Default::default()
         };
         let (name, new) = read(request, &Policy::default()).unwrap();
-        assert_eq!(new.secret.len(), 32);
+        assert_eq!((new.secret.algorithm(), new.secret.bytes().len()), (Algorithm::HmacSha256, 32));
         assert_eq!(name::check_id(&name.subscription), Ok(()));
+    }
+
+    #[test]
+    fn the_first_secret_is_for_hmac() {
+        let with = |secret| fields(Subscription { initial_secret: Some(secret), ..subscription() });
+        let pair = Secret { algorithm: Algorithm::Ed25519.into(), ..Default::default() };
+        assert_eq!(with(pair.clone()), ["subscription.initial_secret.algorithm"]);
+        let brought = Secret { key: SigningKey::generate(Algorithm::Ed25519).text().to_string(), ..Default::default() };
+        assert_eq!(with(brought.clone()), ["subscription.initial_secret.algorithm"]);
+        let other = Secret { algorithm: Algorithm::HmacSha256.into(), ..brought };
+        assert_eq!(with(other), ["subscription.initial_secret.key"]);
+        assert_eq!(with(Secret { algorithm: 99, ..pair }), ["subscription.initial_secret.algorithm"]);
+        assert!(with(Secret { algorithm: Algorithm::HmacSha256.into(), ..Default::default() }).is_empty());
     }
 }

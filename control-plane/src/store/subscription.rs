@@ -10,6 +10,7 @@ use super::entity::{event_type, secret};
 use super::error::on_conflict;
 use super::write::Write;
 use super::{Error, Store, already_exists, not_found, seal, timestamp};
+use crate::signing_key::SigningKey;
 
 /// A subscription to be created; what it holds has been validated.
 #[derive(Debug)]
@@ -26,12 +27,12 @@ pub struct NewSubscription {
     pub max_concurrency: i32,
     /// Id of its first secret.
     pub secret_id: String,
-    /// The decoded bytes of that secret.
-    pub secret: Zeroizing<Vec<u8>>,
+    /// That secret, for HMAC.
+    pub secret: SigningKey,
 }
 
 impl Store {
-    /// Creates a subscription with its first secret. `initial_secret` of the answer has no key: the store does not show it.
+    /// Creates a subscription with its first secret, which the answer shows, this once.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the tenant; [`Error::EventTypesNotRegistered`].
@@ -72,9 +73,12 @@ impl Store {
         // After the row, so that an unknown tenant is told from an unregistered type.
         registered(&write, &subscription.tenant, &new.event_types).await?;
         let secret = write.insert_secret(&self.master_keys, subscription, new.secret_id, &new.secret).await?;
-        write.put(row.resource(std::slice::from_ref(&secret))?);
+        let secrets = [secret];
+        write.put(row.resource(&secrets)?);
+        let shown = super::secret::show(&secrets, write.now)?.pop();
         write.commit().await?;
-        Ok(v1::Subscription { initial_secret: Some(secret.into()), ..row.into() })
+        let initial_secret = shown.map(|secret| v1::Secret { key: new.secret.text().to_string(), ..secret });
+        Ok(v1::Subscription { initial_secret, ..row.into() })
     }
 
     /// One subscription, without its secrets.
