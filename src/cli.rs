@@ -33,6 +33,8 @@ pub enum Command {
     /// Create or check the topics in Kafka
     #[command(subcommand)]
     Topics(Topics),
+    /// Move every sealed secret to the newest master key, so that older ones can be taken away
+    Reseal(Reseal),
     /// Receive webhooks: print and verify each, and answer as told
     Listen(Listen),
     /// Show the settings that a command would run with, without secrets
@@ -88,12 +90,23 @@ pub enum Topics {
     Check(Settings),
 }
 
+/// `hookwire reseal`.
+#[derive(Debug, Args)]
+pub struct Reseal {
+    /// Only count what is sealed under which master key, change nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Where settings come from: those of the control plane.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
 /// `hookwire config`.
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Of `hookwire dev`
     Dev(Settings),
-    /// Of `hookwire control-plane` and `hookwire topics`
+    /// Of `hookwire control-plane`, `hookwire topics` and `hookwire reseal`
     ControlPlane(Settings),
     /// Of `hookwire data-plane`
     DataPlane(Settings),

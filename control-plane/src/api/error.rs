@@ -65,7 +65,9 @@ impl Error {
                 Store::NoSecret { .. } => (Code::FailedPrecondition, "NO_SECRET"),
                 Store::SignsNoToken { .. } => (Code::FailedPrecondition, "SIGNS_NO_TOKEN"),
                 Store::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
-                Store::Setting { .. } | Store::Corrupt { .. } | Store::Failed(_) => (Code::Internal, "INTERNAL"),
+                Store::Setting { .. } | Store::MasterKeyMissing { .. } | Store::Corrupt { .. } | Store::Failed(_) => {
+                    (Code::Internal, "INTERNAL")
+                }
             },
         }
     }

@@ -85,6 +85,12 @@ pub enum Error {
         /// What to write instead.
         detail: String,
     },
+    /// Something is sealed under a master key that is not configured.
+    #[error("something is sealed under master key {key_id}, which is not configured here; add it to the master keys")]
+    MasterKeyMissing {
+        /// Which key.
+        key_id: String,
+    },
     /// What is stored is not what this version stores.
     #[error("the store holds what can't be read: {detail}")]
     Corrupt {

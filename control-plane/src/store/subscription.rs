@@ -170,7 +170,7 @@ fn key(subscription: &name::Subscription) -> (String, String) {
 }
 
 impl Model {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         name::Subscription { tenant: self.tenant.clone(), subscription: self.id.clone() }.to_string()
     }
 
