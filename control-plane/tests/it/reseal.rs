@@ -108,7 +108,7 @@ async fn every_sealed_value_moves_to_the_newest_key_and_nodes_are_told(database:
             change::Change::Put(resource) => sealed(&[resource]),
             change::Change::Delete(name) => panic!("{name} deleted"),
         })
-        .flat_map(|sealed| sealed)
+        .flatten()
         .collect();
     assert_eq!(told, sealed(&resources).into_iter().collect(), "a node that follows has the same boxes");
     for (name, sealed) in told {
