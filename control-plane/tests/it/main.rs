@@ -5,5 +5,6 @@
 mod bad_input;
 mod services;
 mod serving;
+mod settings;
 mod store;
 mod support;

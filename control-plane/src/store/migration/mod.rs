@@ -4,12 +4,13 @@
 use sea_orm_migration::prelude::*;
 
 mod m0001_tables;
+mod m0003_subscription_settings;
 
 /// All steps, in order.
 pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_tables::Migration)]
+        vec![Box::new(m0001_tables::Migration), Box::new(m0003_subscription_settings::Migration)]
     }
 }
