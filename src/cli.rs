@@ -108,10 +108,11 @@ pub struct Listen {
     /// Port to listen on; 0 takes a free one and prints it
     #[arg(long, default_value_t = 7400)]
     pub port: u16,
-    /// Secret to verify with, `whsec_…` (may be repeated); others can see it in the list of processes, so better a file
+    /// Secret (`whsec_…`) or public key (`whpk_…`) to verify with (may be repeated); others can see a secret in the list of
+    /// processes, so better a file
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,
-    /// File with secrets to verify with, one on each line
+    /// File with secrets or public keys to verify with, one on each line
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Fail the first N requests of each message, then succeed
