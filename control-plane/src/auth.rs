@@ -55,6 +55,10 @@ pub enum Rpc {
     CreateSecret,
     ListSecrets,
     DeleteSecret,
+    GetSecret,
+    RotateSecret,
+    PromoteSecret,
+    ListPublicKeys,
     CreateApiKey,
     GetApiKey,
     ListApiKeys,
@@ -92,7 +96,13 @@ impl Rpc {
             Self::CreateSubscription | Self::DeleteSubscription => (&[Admin, TenantAdmin], Tenant),
             Self::GetSubscription | Self::ListSubscriptions => (&[Admin, TenantAdmin, Viewer], Tenant),
             // A viewer reads everything but secrets.
-            Self::CreateSecret | Self::ListSecrets | Self::DeleteSecret => (&[Admin, TenantAdmin], Tenant),
+            Self::CreateSecret
+            | Self::ListSecrets
+            | Self::DeleteSecret
+            | Self::GetSecret
+            | Self::RotateSecret
+            | Self::PromoteSecret => (&[Admin, TenantAdmin], Tenant),
+            Self::ListPublicKeys => (&[Admin, TenantAdmin, Publisher, Viewer], Tenant),
             Self::CreateApiKey | Self::GetApiKey | Self::ListApiKeys | Self::DeleteApiKey => (&[Admin], Keys),
         };
         Rule { roles, reach }
@@ -186,7 +196,7 @@ impl From<v1::ApiKey> for Caller {
 mod tests {
     use super::*;
 
-    const RPCS: [Rpc; 19] = [
+    const RPCS: [Rpc; 23] = [
         Rpc::CreateTenant,
         Rpc::GetTenant,
         Rpc::ListTenants,
@@ -202,6 +212,10 @@ mod tests {
         Rpc::CreateSecret,
         Rpc::ListSecrets,
         Rpc::DeleteSecret,
+        Rpc::GetSecret,
+        Rpc::RotateSecret,
+        Rpc::PromoteSecret,
+        Rpc::ListPublicKeys,
         Rpc::CreateApiKey,
         Rpc::GetApiKey,
         Rpc::ListApiKeys,
@@ -218,6 +232,8 @@ mod tests {
             Rpc::CreateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
             Rpc::GetSubscription | Rpc::ListSubscriptions => ["ATV", "ATV", ""],
             Rpc::CreateSecret | Rpc::ListSecrets | Rpc::DeleteSecret => ["AT", "AT", ""],
+            Rpc::GetSecret | Rpc::RotateSecret | Rpc::PromoteSecret => ["AT", "AT", ""],
+            Rpc::ListPublicKeys => ["ATPV", "ATPV", ""],
             // Which keys it may see and make is for the service.
             Rpc::CreateApiKey | Rpc::GetApiKey | Rpc::ListApiKeys | Rpc::DeleteApiKey => ["A", "A", "A"],
         }

@@ -79,7 +79,17 @@ impl MasterKeys {
 
     /// A new master key, as text.
     pub fn generate() -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(random::<32>()))
+        Zeroizing::new(STANDARD.encode(*Zeroizing::new(random::<32>())))
+    }
+
+    /// Id of the key that seals.
+    pub fn newest(&self) -> &str {
+        &self.newest
+    }
+
+    /// Whether what is sealed under the key with this id can be opened.
+    pub fn has(&self, key_id: &str) -> bool {
+        self.keys.contains_key(key_id)
     }
 
     /// Seals `plain` for the resource `name` under the newest key.
@@ -87,7 +97,9 @@ impl MasterKeys {
         let key = self.keys.get(&self.newest).expect("the newest key is one of the keys");
         let nonce = random::<NONCE_LEN>();
         let mut sealed = nonce.to_vec();
-        let mut body = plain.to_vec();
+        // Room for the tag: it is not moved while it is in clear.
+        let mut body = Vec::with_capacity(plain.len() + AES_256_GCM.tag_len());
+        body.extend_from_slice(plain);
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), &mut body)
             .expect("AES-GCM seals anything shorter than 64 GiB");
         sealed.append(&mut body);

@@ -57,10 +57,13 @@ impl Error {
             Self::Store(error) => match error {
                 Store::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
                 Store::AlreadyExists { .. } => (Code::AlreadyExists, "ALREADY_EXISTS"),
+                Store::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
                 Store::HasChildren { .. } => (Code::FailedPrecondition, "HAS_CHILDREN"),
                 Store::EventTypesNotRegistered { .. } => (Code::FailedPrecondition, "EVENT_TYPE_NOT_REGISTERED"),
                 Store::TooManySecrets { .. } => (Code::FailedPrecondition, "TOO_MANY_SECRETS"),
                 Store::LastSecret { .. } => (Code::FailedPrecondition, "LAST_SECRET"),
+                Store::NoSecret { .. } => (Code::FailedPrecondition, "NO_SECRET"),
+                Store::SignsNoToken { .. } => (Code::FailedPrecondition, "SIGNS_NO_TOKEN"),
                 Store::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
                 Store::Setting { .. } | Store::Corrupt { .. } | Store::Failed(_) => (Code::Internal, "INTERNAL"),
             },
@@ -94,8 +97,16 @@ impl Error {
             Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
                 details.set_resource_info(resource_type(name), name, "", "");
             }
-            Self::Store(Store::HasChildren { name } | Store::LastSecret { name }) => precondition(name),
-            Self::Store(Store::TooManySecrets { subscription, .. }) => precondition(subscription),
+            Self::Store(Store::EtagMismatch { name, current }) => {
+                metadata.insert("etag".into(), current.clone());
+                details.set_resource_info(resource_type(name), name, "", "");
+            }
+            Self::Store(Store::HasChildren { name } | Store::LastSecret { name } | Store::SignsNoToken { name }) => {
+                precondition(name)
+            }
+            Self::Store(Store::TooManySecrets { subscription, .. } | Store::NoSecret { subscription, .. }) => {
+                precondition(subscription);
+            }
             Self::Store(Store::EventTypesNotRegistered { tenant, event_types }) => {
                 let told = event_types.iter().take(MAX_VIOLATIONS).map(|event_type| {
                     let subject = format!("{tenant}/eventTypes/{event_type}");

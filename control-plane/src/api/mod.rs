@@ -24,6 +24,7 @@ mod error;
 mod event_type;
 mod new_subscription;
 mod page;
+mod secret;
 mod settings;
 mod subscription;
 mod tenant;

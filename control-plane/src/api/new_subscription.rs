@@ -4,10 +4,12 @@ use std::collections::HashSet;
 
 use hookwire_proto::egress::Policy;
 use hookwire_proto::name;
-use hookwire_proto::v1::{CreateSubscriptionRequest, Subscription};
+use hookwire_proto::v1::secret::Algorithm;
+use hookwire_proto::v1::{CreateSubscriptionRequest, Secret, Subscription};
 
 use super::validate::Violations;
 use super::{Error, settings};
+use crate::signing_key::SigningKey;
 use crate::store::{Fields, NewSubscription};
 
 const MAX_EVENT_TYPES: usize = 100;
@@ -28,10 +30,9 @@ pub fn read(
         violations.add("subscription", "is required");
         Subscription::default()
     });
-    let secret = new.initial_secret.take().unwrap_or_default();
-    let secret = violations.secret("subscription.initial_secret.key", &secret.key);
+    let secret = initial_secret(&mut violations, new.initial_secret.take().unwrap_or_default());
     let fields = fields(&mut violations, new, None, egress);
-    let parent = violations.finish_with(parent)?;
+    let (parent, secret) = violations.finish_with(parent.zip(secret))?;
     let new = NewSubscription { fields, secret_id: name::new_id('k'), secret };
     Ok((name::Subscription { tenant: parent.tenant, subscription }, new))
 }
@@ -65,6 +66,19 @@ pub(super) fn fields(
         max_concurrency: new.max_concurrency,
         settings,
     }
+}
+
+/// The first secret signs tokens, so it is one for HMAC.
+fn initial_secret(violations: &mut Violations, secret: Secret) -> Option<SigningKey> {
+    const FIELD: &str = "subscription.initial_secret";
+    let key = violations.signing_key(FIELD, secret)?;
+    if key.algorithm() != Algorithm::HmacSha256 {
+        violations.add(
+            format!("{FIELD}.algorithm"),
+            "must be ALGORITHM_HMAC_SHA256, which signs tokens; add an ed25519 secret with CreateSecret",
+        );
+    }
+    Some(key)
 }
 
 fn event_types(violations: &mut Violations, patterns: &[String]) {
@@ -145,7 +159,20 @@ mod tests {
             ..Default::default()
         };
         let (name, new) = read(request, &Policy::default()).unwrap();
-        assert_eq!(new.secret.len(), 32);
+        assert_eq!((new.secret.algorithm(), new.secret.bytes().len()), (Algorithm::HmacSha256, 32));
         assert_eq!(name::check_id(&name.subscription), Ok(()));
+    }
+
+    #[test]
+    fn the_first_secret_is_for_hmac() {
+        let with = |secret| fields(Subscription { initial_secret: Some(secret), ..subscription() });
+        let pair = Secret { algorithm: Algorithm::Ed25519.into(), ..Default::default() };
+        assert_eq!(with(pair.clone()), ["subscription.initial_secret.algorithm"]);
+        let brought = Secret { key: SigningKey::generate(Algorithm::Ed25519).text().to_string(), ..Default::default() };
+        assert_eq!(with(brought.clone()), ["subscription.initial_secret.algorithm"]);
+        let other = Secret { algorithm: Algorithm::HmacSha256.into(), ..brought };
+        assert_eq!(with(other), ["subscription.initial_secret.key"]);
+        assert_eq!(with(Secret { algorithm: 99, ..pair }), ["subscription.initial_secret.algorithm"]);
+        assert!(with(Secret { algorithm: Algorithm::HmacSha256.into(), ..Default::default() }).is_empty());
     }
 }

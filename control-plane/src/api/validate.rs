@@ -3,18 +3,17 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hookwire_proto::name;
+use hookwire_proto::v1::Secret;
+use hookwire_proto::v1::secret::Algorithm;
 use zeroize::Zeroizing;
 
 use super::Error;
 use super::error::Violation;
-use crate::auth;
+use crate::signing_key::SigningKey;
 
 const MAX_DISPLAY_NAME_CHARS: usize = 200;
 const MAX_DESCRIPTION_CHARS: usize = 2_000;
-const SECRET_PREFIX: &str = "whsec_";
 
 /// The wrong fields that were found so far.
 #[derive(Debug, Default)]
@@ -75,22 +74,14 @@ impl Violations {
         }
     }
 
-    /// A signing secret as Standard Webhooks writes it; one is made if there is none.
-    pub fn secret(&mut self, field: &str, text: &str) -> Zeroizing<Vec<u8>> {
-        if text.is_empty() {
-            return Zeroizing::new(auth::random::<32>().to_vec());
-        }
-        let decoded = text.strip_prefix(SECRET_PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
-        match decoded.map(Zeroizing::new) {
-            Some(key) if (24..=64).contains(&key.len()) => key,
-            _ => {
-                self.add(
-                    field,
-                    "must be `whsec_` and 24 to 64 random bytes in standard base64 with padding; leave it out to have one made",
-                );
-                Zeroizing::default()
-            }
-        }
+    /// The signing key that is brought, or a new one: `field` is the path of the secret. What it holds of the key is wiped.
+    pub fn signing_key(&mut self, field: &str, secret: Secret) -> Option<SigningKey> {
+        let text = Zeroizing::new(secret.key);
+        let Ok(algorithm) = Algorithm::try_from(secret.algorithm) else {
+            self.add(format!("{field}.algorithm"), "must be ALGORITHM_HMAC_SHA256 or ALGORITHM_ED25519");
+            return None;
+        };
+        self.check(&format!("{field}.key"), SigningKey::brought_or_new(&text, algorithm))
     }
 
     /// Nothing was wrong.
@@ -116,55 +107,4 @@ impl Violations {
 /// [`Error::Invalid`].
 pub fn field<T>(field: &str, result: Result<T, name::Error>) -> Result<T, Error> {
     result.map_err(|error| Error::Invalid(vec![Violation { field: field.into(), description: error.to_string() }]))
-}
-
-/// A signing secret as it is shown, once.
-pub fn secret_text(key: &[u8]) -> String {
-    format!("{SECRET_PREFIX}{}", STANDARD.encode(key))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn secret(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut violations = Violations::default();
-        let key = violations.secret("key", text);
-        violations.finish().map(|()| key)
-    }
-
-    #[test]
-    fn a_made_secret_has_32_bytes_and_is_another_each_time() {
-        let (one, two) = (secret("").unwrap(), secret("").unwrap());
-        assert_eq!(one.len(), 32);
-        assert_ne!(one, two);
-    }
-
-    #[test]
-    fn what_is_no_secret_is_refused() {
-        let bytes = |length| STANDARD.encode(vec![7; length]);
-        for text in [
-            bytes(32),
-            format!("whsec_{}", bytes(23)),
-            format!("whsec_{}", bytes(65)),
-            format!("whsec_{}", bytes(32).trim_end_matches('=')),
-            format!("whsec_{}", bytes(32).replace('=', "==")),
-            format!(" whsec_{}", bytes(32)),
-            format!("whsec_{}\n", bytes(32)),
-            format!("whsk_{}", bytes(32)),
-            "whsec_".into(),
-            "whsec_____________________________________________".into(),
-        ] {
-            assert!(secret(&text).is_err(), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_secret_is_shown_as_it_was_given(key in prop::collection::vec(any::<u8>(), 24..=64)) {
-            let text = secret_text(&key);
-            prop_assert_eq!(secret(&text).unwrap().to_vec(), key);
-        }
-    }
 }

@@ -115,6 +115,16 @@ pub mod secret {
         pub create_time: TimeDateTimeWithTimeZone,
         /// Of its creation: the order of a subscription's secrets.
         pub revision: i64,
+        /// The number in `hookwire.v1.Secret.Algorithm`.
+        pub algorithm: i32,
+        /// Of a pair.
+        pub public_key: Option<Vec<u8>>,
+        /// In whole milliseconds.
+        pub expire_time: Option<TimeDateTimeWithTimeZone>,
+        /// The revision that promoted it to sign the token; 0: none.
+        pub promoted: i64,
+        /// The revision of its last change.
+        pub changed: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,5 +1,6 @@
 //! What the store could not do, told apart by what the caller does.
 
+use hookwire_proto::v1::secret::Algorithm;
 use sea_orm::sqlx::postgres::PgDatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::sqlx::{self, error::DatabaseError};
@@ -19,6 +20,14 @@ pub enum Error {
     AlreadyExists {
         /// Its name.
         name: String,
+    },
+    /// It is not as the writer knows it.
+    #[error("{name} has been changed: its etag is {current} by now; read it again and repeat the change")]
+    EtagMismatch {
+        /// Its name.
+        name: String,
+        /// Its etag.
+        current: String,
     },
     /// Resources below it stand in the way of deleting it.
     #[error("{name} still has event types, subscriptions or API keys; delete those first")]
@@ -45,9 +54,23 @@ pub enum Error {
         /// How many it may have.
         limit: u64,
     },
-    /// A subscription keeps at least one secret.
-    #[error("{name} is the only secret of its subscription; create another first")]
+    /// A subscription keeps an HMAC secret that has no end.
+    #[error("{name} is the only HMAC secret of its subscription that has no end; create another or rotate it first")]
     LastSecret {
+        /// Name of the secret.
+        name: String,
+    },
+    /// There is nothing to be replaced.
+    #[error("{subscription} has no secret of {}; create one first", algorithm.as_str_name())]
+    NoSecret {
+        /// Name of the subscription.
+        subscription: String,
+        /// The algorithm of the new secret.
+        algorithm: Algorithm,
+    },
+    /// Tokens are signed with HMAC.
+    #[error("{name} is an ed25519 secret, and tokens are signed with HMAC; promote an HMAC secret")]
+    SignsNoToken {
         /// Name of the secret.
         name: String,
     },

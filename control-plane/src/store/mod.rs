@@ -105,8 +105,26 @@ fn not_found(name: impl ToString) -> Error {
     Error::NotFound { name: name.to_string() }
 }
 
+/// The version of a resource, from the revision of its last write.
+fn etag(revision: i64) -> String {
+    format!("\"{revision:x}\"")
+}
+
+/// Refuses a write to a resource that is not as its writer knows it; an empty etag is not checked.
+fn check_etag(name: impl ToString, revision: i64, asked: &str) -> Result<(), Error> {
+    if asked.is_empty() || asked == etag(revision) {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch { name: name.to_string(), current: etag(revision) })
+}
+
 fn already_exists(name: impl ToString) -> Error {
     Error::AlreadyExists { name: name.to_string() }
+}
+
+/// Milliseconds since 1970.
+fn unix_ms(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]

@@ -14,6 +14,7 @@ use super::error::on_conflict;
 use super::subscription_settings::{self, NewSettings};
 use super::write::Write;
 use super::{Error, Store, already_exists, not_found, seal, timestamp};
+use crate::signing_key::SigningKey;
 
 /// What people set of a subscription, validated.
 #[derive(Debug, Default)]
@@ -43,12 +44,12 @@ pub struct NewSubscription {
     pub fields: Fields,
     /// Id of its first secret.
     pub secret_id: String,
-    /// The decoded bytes of that secret.
-    pub secret: Zeroizing<Vec<u8>>,
+    /// That secret, for HMAC.
+    pub secret: SigningKey,
 }
 
 impl Store {
-    /// Creates a subscription with its first secret. `initial_secret` of the answer has no key: the store does not show it.
+    /// Creates a subscription with its first secret, which the answer shows, this once.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the tenant; [`Error::EventTypesNotRegistered`].
@@ -87,9 +88,12 @@ impl Store {
         // After the row, so that an unknown tenant is told from an unregistered type.
         registered(&write, &subscription.tenant, &event_types).await?;
         let secret = write.insert_secret(&self.master_keys, subscription, new.secret_id, &new.secret).await?;
-        write.put(row.resource(std::slice::from_ref(&secret))?);
+        let secrets = [secret];
+        write.put(row.resource(&secrets)?);
+        let shown = super::secret::show(&secrets, write.now)?.pop();
         write.commit().await?;
-        Ok(v1::Subscription { initial_secret: Some(secret.into()), ..row.show()? })
+        let initial_secret = shown.map(|secret| v1::Secret { key: new.secret.text().to_string(), ..secret });
+        Ok(v1::Subscription { initial_secret, ..row.show()? })
     }
 
     /// One subscription, without its secrets.

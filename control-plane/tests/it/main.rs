@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bad_input;
+mod secrets;
 mod services;
 mod serving;
 mod settings;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hookwire_control_plane::signing_key::SigningKey;
 use hookwire_control_plane::store::{Changes, Error, Fields, NewApiKey, NewSubscription, Store, StoreSettings};
 use hookwire_proto::config::{self, change, resource};
 use hookwire_proto::name;
 use hookwire_proto::v1::api_key::Role;
+use hookwire_proto::v1::secret::Algorithm;
 use zeroize::Zeroizing;
 
 use crate::support::{Database, on_both};
@@ -32,7 +34,7 @@ fn subscription(tenant: &str, id: &str) -> name::Subscription {
     name::Subscription { tenant: tenant.into(), subscription: id.into() }
 }
 
-fn new_subscription() -> NewSubscription {
+pub fn new_subscription() -> NewSubscription {
     NewSubscription {
         fields: Fields {
             url: "https://example.com/".into(),
@@ -42,7 +44,7 @@ fn new_subscription() -> NewSubscription {
             ..Fields::default()
         },
         secret_id: "first".into(),
-        secret: Zeroizing::new(vec![1; 32]),
+        secret: SigningKey::hmac(vec![1; 32].into()),
     }
 }
 
@@ -117,7 +119,10 @@ async fn a_refused_write_leaves_nothing(database: Database) {
     assert!(matches!(refused, Err(Error::NotFound { name }) if name == "tenants/nobody"));
     assert!(matches!(store.delete_tenant(&tenant("b")).await, Err(Error::NotFound { .. })));
     let secret = name::Secret { tenant: "a".into(), subscription: "s".into(), secret: "k".into() };
-    assert!(matches!(store.create_secret(&secret, &[1; 32]).await, Err(Error::NotFound { .. })));
+    assert!(matches!(
+        store.create_secret(&secret, &SigningKey::generate(Algorithm::HmacSha256)).await,
+        Err(Error::NotFound { .. })
+    ));
 
     assert_eq!(store.revision().await.unwrap(), 1);
     assert_eq!(sets(&store, 0).await.len(), 1);
@@ -149,8 +154,8 @@ async fn changes_rebuild_what_the_snapshot_says(database: Database) {
     let key = NewApiKey { display_name: "", role: Role::Publisher, tenant: Some(&tenant("a")), key: "text" };
     store.create_api_key(&name::ApiKey { api_key: "k1".into() }, key).await.unwrap();
     let second = name::Secret { tenant: "a".into(), subscription: "s0".into(), secret: "second".into() };
-    store.create_secret(&second, &[2; 24]).await.unwrap();
-    store.delete_secret(&name::Secret { secret: "first".into(), ..second.clone() }).await.unwrap();
+    store.create_secret(&second, &SigningKey::hmac(vec![2; 24].into())).await.unwrap();
+    store.delete_secret(&name::Secret { secret: "first".into(), ..second.clone() }, "").await.unwrap();
     store.delete_subscription(&subscription("a", "s1")).await.unwrap();
     store.delete_event_type(&name::EventType { tenant: "b".into(), event_type: "invoice.paid".into() }).await.unwrap();
 
@@ -179,7 +184,7 @@ async fn secrets_are_sealed_for_their_resource(database: Database) {
     let store = database.store().await;
     store.create_tenant(&tenant("a"), "").await.unwrap();
     let made = store.create_subscription(&subscription("a", "s"), new_subscription()).await.unwrap();
-    assert_eq!(made.initial_secret.unwrap().key, "", "the store shows no keys");
+    assert!(made.initial_secret.unwrap().key.starts_with("whsec_AQEB"), "shown this once");
     let (_, resources) = store.snapshot().await.unwrap();
     let Some(resource::Resource::Subscription(pushed)) = &resources[1].resource else { panic!("{resources:?}") };
     assert_eq!((pushed.max_concurrency, pushed.revision), (7, 2));

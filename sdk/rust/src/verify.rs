@@ -87,7 +87,9 @@ pub enum Error {
         versions: &'static str,
     },
     /// An audience is insisted on, which a token alone proves, and a token can't be verified with public keys.
-    #[error("the audience is proven by the token, and that can be verified with a `whsec_` secret only: give the verifier one")]
+    #[error(
+        "the audience is proven by the token, and that can be verified with a `whsec_` secret only: give the verifier one"
+    )]
     TokenKey,
     /// There is no token.
     #[error("there is no token, neither as `authorization: Bearer` nor in `webhook-token`")]
@@ -240,7 +242,14 @@ impl Verifier {
             return Err(Error::NoSecret);
         }
         let insists_on_token = !secrets.is_empty();
-        Ok(Self { secrets, public_keys, audience: None, tolerance: TOLERANCE, leeway: Duration::ZERO, insists_on_token })
+        Ok(Self {
+            secrets,
+            public_keys,
+            audience: None,
+            tolerance: TOLERANCE,
+            leeway: Duration::ZERO,
+            insists_on_token,
+        })
     }
 
     /// Insists that the token is for this origin, such as `https://hooks.example.com`: a request that was sent to somebody
@@ -316,13 +325,14 @@ impl Verifier {
         let signatures = required(headers, "webhook-signature", "signatures like `v1,…`, separated by spaces")?;
         let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
         // Both compare in constant time.
-        let fits = |signature: &str| match signature.split_once(',').map(|(version, tag)| (version, STANDARD.decode(tag))) {
-            Some(("v1", Ok(tag))) => {
-                self.secrets.iter().any(|secret| hmac::verify(&secret.signature, &signed, &tag).is_ok())
-            }
-            Some(("v1a", Ok(tag))) => self.public_keys.iter().any(|key| key.verify(&signed, &tag).is_ok()),
-            _ => false,
-        };
+        let fits =
+            |signature: &str| match signature.split_once(',').map(|(version, tag)| (version, STANDARD.decode(tag))) {
+                Some(("v1", Ok(tag))) => {
+                    self.secrets.iter().any(|secret| hmac::verify(&secret.signature, &signed, &tag).is_ok())
+                }
+                Some(("v1a", Ok(tag))) => self.public_keys.iter().any(|key| key.verify(&signed, &tag).is_ok()),
+                _ => false,
+            };
         if signatures.split(' ').any(fits) {
             return Ok(());
         }
