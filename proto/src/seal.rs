@@ -2,7 +2,8 @@
 //!
 //! The control plane seals before it writes; nodes open at use. Associated data is the resource name, so that a sealed
 //! value moved to another row does not open. For a signing secret that is the secret's name, and what is sealed are the
-//! decoded bytes of its `whsec_` text; for the value of a pre-shared key it is the subscription's name and `/sharedKey`.
+//! decoded bytes of its `whsec_` text; for the value of a pre-shared key it is the subscription's name and `/sharedKey`; for
+//! the secrets among a subscription's settings, its name and what [`visit`] says.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,15 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use crate::config::Sealed;
+use crate::config::subscription_settings::Authentication;
+use crate::config::{Sealed, SubscriptionSettings, custom_header::Content};
+
+/// After the subscription's name: the password of basic authentication.
+pub const BASIC: &str = "/basic";
+/// After the subscription's name: the secret of an OAuth client.
+pub const OAUTH: &str = "/oauth";
+/// After the subscription's name: the private key of a client certificate.
+pub const CLIENT_KEY: &str = "/clientKey";
 
 /// Sealing or opening failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +119,24 @@ impl MasterKeys {
         let length = key.open_in_place(nonce, Aad::from(name.as_bytes()), &mut body).map_err(|_| broken())?.len();
         body.truncate(length);
         Ok(body)
+    }
+}
+
+/// Shows each sealed value among a subscription's settings, with what follows the subscription's name in the name that it is
+/// sealed for: `/headers/{name}`, `/basic`, `/oauth`, `/clientKey`. One that is missing is shown as the default, an empty box.
+pub fn visit(settings: &mut SubscriptionSettings, mut visitor: impl FnMut(&str, &mut Sealed)) {
+    for header in &mut settings.headers {
+        if let Some(Content::SecretValue(sealed)) = &mut header.content {
+            visitor(&format!("/headers/{}", header.name), sealed);
+        }
+    }
+    match &mut settings.authentication {
+        Some(Authentication::BasicAuth(basic)) => visitor(BASIC, basic.password.get_or_insert_default()),
+        Some(Authentication::OauthClient(oauth)) => visitor(OAUTH, oauth.client_secret.get_or_insert_default()),
+        None => {}
+    }
+    if let Some(certificate) = &mut settings.client_certificate {
+        visitor(CLIENT_KEY, certificate.private_key.get_or_insert_default());
     }
 }
 

@@ -173,7 +173,7 @@ async fn the_api_refuses_what_it_cannot_use(cluster: &mut Cluster) -> Result<()>
     let request = ListSecretsRequest { parent: subscription.name, ..ListSecretsRequest::default() };
     let secrets = control.subscriptions().list_secrets(request).await?.into_inner().secrets;
     ensure!(secrets.len() == 1 && secrets[0].key.is_empty(), "a secret is shown once: {}", secrets.len());
-    let request = DeleteSecretRequest { name: secrets[0].name.clone() };
+    let request = DeleteSecretRequest { name: secrets[0].name.clone(), ..Default::default() };
     let last = refusal(FailedPrecondition, "LAST_SECRET", "");
     refused("the last secret", control.subscriptions().delete_secret(request).await, &last)?;
     Ok(())

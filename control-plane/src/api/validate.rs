@@ -1,6 +1,7 @@
 //! What fields must be. Every wrong field of a request is told at once.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use hookwire_proto::name;
 use hookwire_proto::v1::Secret;
@@ -22,6 +23,18 @@ impl Violations {
     /// A field is wrong.
     pub fn add(&mut self, field: impl Into<String>, description: impl Display) {
         self.0.push(Violation { field: field.into(), description: description.to_string() });
+    }
+
+    /// A duration of whole milliseconds in a range; zero if it is wrong.
+    pub fn duration(&mut self, field: &str, text: &prost_types::Duration, min: Duration, max: Duration) -> Duration {
+        match Duration::try_from(*text) {
+            Ok(duration) if (min..=max).contains(&duration) && duration.subsec_nanos() % 1_000_000 == 0 => duration,
+            _ => {
+                let (min, max) = (min.as_secs(), max.as_secs());
+                self.add(field, format!("must be {min}s to {max}s, in whole milliseconds"));
+                Duration::ZERO
+            }
+        }
     }
 
     /// The value, or `None` and a violation.

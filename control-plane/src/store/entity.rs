@@ -83,6 +83,11 @@ pub mod subscription {
         pub max_concurrency: i32,
         /// The number in `hookwire.v1.Subscription.State`.
         pub state: i32,
+        pub description: String,
+        /// A JSON object.
+        pub labels: String,
+        /// An encoded `config.v1.SubscriptionSettings`, if anything is set.
+        pub settings: Option<Vec<u8>>,
         pub create_time: TimeDateTimeWithTimeZone,
         pub update_time: TimeDateTimeWithTimeZone,
         pub revision: i64,

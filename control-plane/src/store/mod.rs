@@ -24,6 +24,7 @@ mod seal;
 mod secret;
 mod settings;
 mod subscription;
+mod subscription_settings;
 mod tenant;
 mod write;
 
@@ -33,7 +34,8 @@ pub use error::Error;
 pub use reseal::{Place, Resealed};
 pub use secret::MAX_SECRETS;
 pub use settings::StoreSettings;
-pub use subscription::NewSubscription;
+pub use subscription::{Fields, NewSubscription};
+pub use subscription_settings::NewSettings;
 
 /// A handle on the store; clones share it.
 #[derive(Debug, Clone)]

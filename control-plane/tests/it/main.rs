@@ -7,5 +7,6 @@ mod reseal;
 mod secrets;
 mod services;
 mod serving;
+mod settings;
 mod store;
 mod support;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hookwire_control_plane::signing_key::SigningKey;
-use hookwire_control_plane::store::{Changes, Error, NewApiKey, NewSubscription, Store, StoreSettings};
+use hookwire_control_plane::store::{Changes, Error, Fields, NewApiKey, NewSubscription, Store, StoreSettings};
 use hookwire_proto::config::{self, change, resource};
 use hookwire_proto::name;
 use hookwire_proto::v1::api_key::Role;
@@ -36,11 +36,13 @@ fn subscription(tenant: &str, id: &str) -> name::Subscription {
 
 pub fn new_subscription() -> NewSubscription {
     NewSubscription {
-        display_name: String::new(),
-        url: "https://example.com/".into(),
-        event_types: vec!["*".into()],
-        shared_key: Some(("x-api-key".into(), Zeroizing::new("shared".into()))),
-        max_concurrency: 7,
+        fields: Fields {
+            url: "https://example.com/".into(),
+            event_types: vec!["*".into()],
+            shared_key: Some(("x-api-key".into(), Some(Zeroizing::new("shared".into())))),
+            max_concurrency: 7,
+            ..Fields::default()
+        },
         secret_id: "first".into(),
         secret: SigningKey::hmac(vec![1; 32].into()),
     }
@@ -108,8 +110,8 @@ async fn a_refused_write_leaves_nothing(database: Database) {
         matches!(store.create_event_type(&event_type, "").await, Err(Error::NotFound { name }) if name == "tenants/nobody")
     );
     assert!(matches!(store.create_tenant(&tenant("a"), "").await, Err(Error::AlreadyExists { .. })));
-    let unregistered =
-        NewSubscription { event_types: vec!["*".into(), "x".into(), "y.*".into()], ..new_subscription() };
+    let mut unregistered = new_subscription();
+    unregistered.fields.event_types = vec!["*".into(), "x".into(), "y.*".into()];
     let refused = store.create_subscription(&subscription("a", "s"), unregistered).await;
     assert!(matches!(refused, Err(Error::EventTypesNotRegistered { event_types, .. }) if event_types == ["x"]));
     let key = NewApiKey { display_name: "", role: Role::Viewer, tenant: Some(&tenant("nobody")), key: "k" };

@@ -4,6 +4,7 @@
 use sea_orm_migration::prelude::*;
 
 mod m0001_tables;
+mod m0003_subscription_settings;
 mod m0006_secrets;
 
 /// All steps, in order.
@@ -11,6 +12,10 @@ pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_tables::Migration), Box::new(m0006_secrets::Migration)]
+        vec![
+            Box::new(m0001_tables::Migration),
+            Box::new(m0003_subscription_settings::Migration),
+            Box::new(m0006_secrets::Migration),
+        ]
     }
 }
