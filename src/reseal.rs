@@ -104,7 +104,7 @@ fn refuse_missing(keys: &MasterKeys, counts: &BTreeMap<String, u64>) -> anyhow::
 #[cfg(test)]
 mod tests {
     use hookwire_control_plane::signing_key::SigningKey;
-    use hookwire_control_plane::store::{Changes, NewSubscription, StoreSettings};
+    use hookwire_control_plane::store::{Changes, Fields, NewSubscription, StoreSettings};
     use hookwire_proto::name;
     use hookwire_proto::v1::secret::Algorithm;
 
@@ -129,15 +129,9 @@ mod tests {
         let (old, new) = (MasterKeys::generate(), MasterKeys::generate());
         let (store, old_keys) = open(&settings, &old).await;
         store.create_tenant(&name::Tenant { tenant: "a".into() }, "").await.expect("a tenant");
-        let subscription = NewSubscription {
-            display_name: String::new(),
-            url: "https://example.com/".into(),
-            event_types: vec!["*".into()],
-            shared_key: None,
-            max_concurrency: 0,
-            secret_id: "first".into(),
-            secret: SigningKey::generate(Algorithm::HmacSha256),
-        };
+        let fields = Fields { url: "https://example.com/".into(), event_types: vec!["*".into()], ..Fields::default() };
+        let secret = SigningKey::generate(Algorithm::HmacSha256);
+        let subscription = NewSubscription { fields, secret_id: "first".into(), secret };
         let name = name::Subscription { tenant: "a".into(), subscription: "s".into() };
         store.create_subscription(&name, subscription).await.expect("a subscription");
 

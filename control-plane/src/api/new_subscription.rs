@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_first_secret_is_for_hmac() {
-        let with = |secret| fields(Subscription { initial_secret: Some(secret), ..subscription() });
+        let with = |secret| wrong(Subscription { initial_secret: Some(secret), ..subscription() });
         let pair = Secret { algorithm: Algorithm::Ed25519.into(), ..Default::default() };
         assert_eq!(with(pair.clone()), ["subscription.initial_secret.algorithm"]);
         let brought = Secret { key: SigningKey::generate(Algorithm::Ed25519).text().to_string(), ..Default::default() };

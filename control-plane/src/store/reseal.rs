@@ -167,21 +167,13 @@ fn place_of((row, _): &Rows) -> Place {
 
 /// Lets each sealed value of a subscription and its secrets be seen and changed, with the name that it is sealed for.
 fn visit((row, secrets): &mut Rows, mut visitor: impl FnMut(&str, &mut Sealed)) -> Result<(), Error> {
-    let name = row.name();
-    if let Some(value) = &mut row.shared_key_value {
-        visit_encoded(value, &format!("{name}/sharedKey"), &mut visitor)?;
-    }
+    row.visit_sealed(&mut visitor)?;
     for secret in secrets {
         let name = secret.name();
-        visit_encoded(&mut secret.key, &name, &mut visitor)?;
+        let mut sealed = super::seal::decode(&secret.key, &name)?;
+        visitor(&name, &mut sealed);
+        secret.key = sealed.encode_to_vec();
     }
-    Ok(())
-}
-
-fn visit_encoded(encoded: &mut Vec<u8>, name: &str, visitor: &mut impl FnMut(&str, &mut Sealed)) -> Result<(), Error> {
-    let mut sealed = super::seal::decode(encoded, name)?;
-    visitor(name, &mut sealed);
-    *encoded = sealed.encode_to_vec();
     Ok(())
 }
 

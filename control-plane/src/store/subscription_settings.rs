@@ -66,7 +66,6 @@ impl Model {
 
     /// Lets each sealed value of the row but its signing secrets be changed: whoever seals anew gets the name that it is
     /// sealed for. The row is to be written by the caller.
-    #[expect(dead_code, reason = "for resealing")]
     pub(super) fn visit_sealed(&mut self, mut visitor: impl FnMut(&str, &mut Sealed)) -> Result<(), Error> {
         let name = self.name();
         if let Some(value) = &self.shared_key_value {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hookwire_control_plane::signing_key::SigningKey;
-use hookwire_control_plane::store::{Changes, Error, Resealed, Store};
+use hookwire_control_plane::store::{Changes, Error, NewSubscription, Resealed, Store};
+use hookwire_proto::config::subscription_settings::Authentication;
 use hookwire_proto::config::{self, Sealed, change, resource};
 use hookwire_proto::name;
-use hookwire_proto::seal::MasterKeys;
+use hookwire_proto::seal::{self, MasterKeys};
 use hookwire_proto::v1::secret::Algorithm;
 use sea_orm::ConnectionTrait as _;
 
@@ -48,6 +49,15 @@ async fn pass(store: &Store) -> Result<Resealed, Error> {
     }
 }
 
+/// A subscription with a secret of every place: signing, pre-shared, among its settings.
+fn with_password() -> NewSubscription {
+    let mut new = new_subscription();
+    let basic = config::BasicAuth { username: "user".into(), password: None };
+    new.fields.settings.settings.authentication = Some(Authentication::BasicAuth(basic));
+    new.fields.settings.secrets.insert(seal::BASIC.into(), "password".to_owned().into());
+    new
+}
+
 /// Every sealed value that nodes are told, with the name that it is sealed for.
 fn sealed(resources: &[config::Resource]) -> Vec<(String, Sealed)> {
     let mut all = Vec::new();
@@ -56,6 +66,11 @@ fn sealed(resources: &[config::Resource]) -> Vec<(String, Sealed)> {
         all.extend(subscription.secrets.iter().map(|secret| (secret.name.clone(), secret.key.clone().unwrap())));
         let value = subscription.shared_key.as_ref().unwrap().value.clone().unwrap();
         all.push((format!("{}/sharedKey", subscription.name), value));
+        if let Some(settings) = &subscription.settings {
+            seal::visit(&mut settings.clone(), |part, sealed| {
+                all.push((format!("{}{part}", subscription.name), sealed.clone()));
+            });
+        }
     }
     all
 }
@@ -70,7 +85,7 @@ async fn every_sealed_value_moves_to_the_newest_key_and_nodes_are_told(database:
     for n in 0..SUBSCRIPTIONS {
         let tenant = if n % 3 == 0 { "b" } else { "a" };
         let name = name::Subscription { tenant: tenant.into(), ..subscription(format!("s{n}")) };
-        old.create_subscription(&name, new_subscription()).await.unwrap();
+        old.create_subscription(&name, with_password()).await.unwrap();
         old.create_secret(&secret(&name, "pair"), &SigningKey::generate(Algorithm::Ed25519)).await.unwrap();
     }
     let (before, plain) = (old.get_subscription(&subscription("s1")).await.unwrap(), old.snapshot().await.unwrap());
@@ -78,20 +93,20 @@ async fn every_sealed_value_moves_to_the_newest_key_and_nodes_are_told(database:
         .into_iter()
         .map(|(name, sealed)| (name.clone(), old_keys.open(&name, &sealed).unwrap().to_vec()))
         .collect();
-    assert_eq!(opened.len(), 3 * SUBSCRIPTIONS);
+    assert_eq!(opened.len(), 4 * SUBSCRIPTIONS);
 
     let new_text = MasterKeys::generate();
     let (store, keys) = with_keys(&database, &[&new_text, &old_text]).await;
     let counts = store.count_sealed().await.unwrap();
-    assert_eq!(counts, BTreeMap::from([(old_keys.newest().to_owned(), 3 * SUBSCRIPTIONS as u64)]));
+    assert_eq!(counts, BTreeMap::from([(old_keys.newest().to_owned(), 4 * SUBSCRIPTIONS as u64)]));
     // Ended half-way, and begun anew.
     let (some, _) = store.reseal(None).await.unwrap();
     assert!(some.moved > 0);
     let rest = pass(&store).await.unwrap();
-    assert_eq!(some.moved + rest.moved, 3 * SUBSCRIPTIONS as u64);
+    assert_eq!(some.moved + rest.moved, 4 * SUBSCRIPTIONS as u64);
     assert!(some.broken.is_empty() && rest.broken.is_empty());
     let counts = store.count_sealed().await.unwrap();
-    assert_eq!(counts, BTreeMap::from([(keys.newest().to_owned(), 3 * SUBSCRIPTIONS as u64)]));
+    assert_eq!(counts, BTreeMap::from([(keys.newest().to_owned(), 4 * SUBSCRIPTIONS as u64)]));
     let revision = store.revision().await.unwrap();
     assert_eq!(pass(&store).await.unwrap(), Resealed::default());
     assert_eq!(store.revision().await.unwrap(), revision, "nothing is written for nothing");
@@ -104,11 +119,10 @@ async fn every_sealed_value_moves_to_the_newest_key_and_nodes_are_told(database:
     let told: BTreeMap<_, _> = sets
         .into_iter()
         .flat_map(|set| set.changes)
-        .map(|change| match change.change.unwrap() {
+        .flat_map(|change| match change.change.unwrap() {
             change::Change::Put(resource) => sealed(&[resource]),
             change::Change::Delete(name) => panic!("{name} deleted"),
         })
-        .flatten()
         .collect();
     assert_eq!(told, sealed(&resources).into_iter().collect(), "a node that follows has the same boxes");
     for (name, sealed) in told {
