@@ -61,6 +61,10 @@ pub enum Rpc {
     CreateSecret,
     ListSecrets,
     DeleteSecret,
+    GetSecret,
+    RotateSecret,
+    PromoteSecret,
+    ListPublicKeys,
     CreateApiKey,
     GetApiKey,
     ListApiKeys,
@@ -132,8 +136,11 @@ impl Rpc {
                 (&[Admin, TenantAdmin, Viewer], Tenant, "subscriptions.read")
             }
             // A viewer reads everything but secrets.
-            Self::CreateSecret | Self::DeleteSecret => (&[Admin, TenantAdmin], Tenant, "secrets.write"),
-            Self::ListSecrets => (&[Admin, TenantAdmin], Tenant, "secrets.read"),
+            Self::CreateSecret | Self::DeleteSecret | Self::RotateSecret | Self::PromoteSecret => {
+                (&[Admin, TenantAdmin], Tenant, "secrets.write")
+            }
+            Self::GetSecret | Self::ListSecrets => (&[Admin, TenantAdmin], Tenant, "secrets.read"),
+            Self::ListPublicKeys => (&[Admin, TenantAdmin, Publisher, Viewer], Tenant, "subscriptions.read"),
             Self::CreateApiKey | Self::UpdateApiKey | Self::DeleteApiKey => (&[Admin], Keys, "apiKeys.write"),
             Self::GetApiKey | Self::ListApiKeys => (&[Admin], Keys, "apiKeys.read"),
             Self::CreateTenantToken => (&[Admin], Tenant, "apiKeys.write"),
@@ -349,6 +356,10 @@ mod tests {
         Rpc::CreateSecret,
         Rpc::ListSecrets,
         Rpc::DeleteSecret,
+        Rpc::GetSecret,
+        Rpc::RotateSecret,
+        Rpc::PromoteSecret,
+        Rpc::ListPublicKeys,
         Rpc::CreateApiKey,
         Rpc::GetApiKey,
         Rpc::ListApiKeys,
@@ -371,6 +382,8 @@ mod tests {
             Rpc::CreateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
             Rpc::GetSubscription | Rpc::ListSubscriptions => ["ATV", "ATV", ""],
             Rpc::CreateSecret | Rpc::ListSecrets | Rpc::DeleteSecret => ["AT", "AT", ""],
+            Rpc::GetSecret | Rpc::RotateSecret | Rpc::PromoteSecret => ["AT", "AT", ""],
+            Rpc::ListPublicKeys => ["ATPV", "ATPV", ""],
             // Which keys it may see and make is for the service.
             Rpc::CreateApiKey | Rpc::GetApiKey | Rpc::ListApiKeys | Rpc::UpdateApiKey | Rpc::DeleteApiKey => {
                 ["A", "A", "A"]

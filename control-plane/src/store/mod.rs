@@ -21,10 +21,12 @@ mod entity;
 mod error;
 mod event_type;
 mod migration;
+mod reseal;
 mod seal;
 mod secret;
 mod settings;
 mod subscription;
+mod subscription_settings;
 mod tenant;
 mod write;
 
@@ -33,9 +35,11 @@ pub use api_key::NewApiKey;
 pub use audit::{Actor, AuditFilter};
 pub use changes::Changes;
 pub use error::Error;
+pub use reseal::{Place, Resealed};
 pub use secret::MAX_SECRETS;
 pub use settings::StoreSettings;
-pub use subscription::NewSubscription;
+pub use subscription::{Fields, NewSubscription};
+pub use subscription_settings::NewSettings;
 
 /// A handle on the store; clones share it.
 #[derive(Debug, Clone)]

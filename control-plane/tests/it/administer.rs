@@ -192,7 +192,11 @@ async fn every_write_has_an_audit_entry(database: Database) {
     let subscription = client.create_subscription("acme", "s").await;
     let request = CreateSecretRequest { parent: subscription.name.clone(), ..Default::default() };
     let secret = client.subscriptions.create_secret(request).await.unwrap().into_inner();
-    client.subscriptions.delete_secret(DeleteSecretRequest { name: secret.name.clone() }).await.unwrap();
+    client
+        .subscriptions
+        .delete_secret(DeleteSecretRequest { name: secret.name.clone(), ..DeleteSecretRequest::default() })
+        .await
+        .unwrap();
     let key = client.create_api_key(Role::Admin, "acme").await;
     // Neither reads nor what is refused.
     client.tenants.get_tenant(GetTenantRequest { name: made.name.clone() }).await.unwrap();

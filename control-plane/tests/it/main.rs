@@ -4,7 +4,10 @@
 
 mod administer;
 mod bad_input;
+mod reseal;
+mod secrets;
 mod services;
 mod serving;
+mod settings;
 mod store;
 mod support;

@@ -80,6 +80,7 @@ pub(super) fn after(node: &Node, delivery: &DeliveryRecord, id: &str, finished: 
         next_time_ms,
         dead_reason: reason.into(),
         node: node.id.clone(),
+        ping: delivery.ping,
     };
     Settled { successor, attempt: Some(attempt) }
 }
