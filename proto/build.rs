@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".hookwire.v1.Attempt")
         .bytes(".hookwire.log.v1")
         .bytes(".hookwire.config.v1")
-        // In order: the same message has the same bytes.
+        // One message has one encoding: requests and snapshots are compared by theirs.
         .btree_map(".hookwire")
         .emit_rerun_if_changed(false)
         .compile_fds_with_config(descriptors, config)?;

@@ -33,6 +33,8 @@ pub enum Command {
     /// Create or check the topics in Kafka
     #[command(subcommand)]
     Topics(Topics),
+    /// Move every sealed secret to the newest master key, so that older ones can be taken away
+    Reseal(Reseal),
     /// Receive webhooks: print and verify each, and answer as told
     Listen(Listen),
     /// Show the settings that a command would run with, without secrets
@@ -88,12 +90,23 @@ pub enum Topics {
     Check(Settings),
 }
 
+/// `hookwire reseal`.
+#[derive(Debug, Args)]
+pub struct Reseal {
+    /// Only count what is sealed under which master key, change nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Where settings come from: those of the control plane.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
 /// `hookwire config`.
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Of `hookwire dev`
     Dev(Settings),
-    /// Of `hookwire control-plane` and `hookwire topics`
+    /// Of `hookwire control-plane`, `hookwire topics` and `hookwire reseal`
     ControlPlane(Settings),
     /// Of `hookwire data-plane`
     DataPlane(Settings),
@@ -108,10 +121,11 @@ pub struct Listen {
     /// Port to listen on; 0 takes a free one and prints it
     #[arg(long, default_value_t = 7400)]
     pub port: u16,
-    /// Secret to verify with, `whsec_…` (may be repeated); others can see it in the list of processes, so better a file
+    /// Secret (`whsec_…`) or public key (`whpk_…`) to verify with (may be repeated); others can see a secret in the list of
+    /// processes, so better a file
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,
-    /// File with secrets to verify with, one on each line
+    /// File with secrets or public keys to verify with, one on each line
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
     /// Fail the first N requests of each message, then succeed

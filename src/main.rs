@@ -11,6 +11,7 @@ mod data_plane;
 mod dev;
 mod listen;
 mod process;
+mod reseal;
 mod settings;
 mod telemetry;
 mod topics;
@@ -29,6 +30,7 @@ async fn run(cli: cli::Cli) -> anyhow::Result<()> {
         cli::Command::ControlPlane(args) => control_plane::run(args).await,
         cli::Command::DataPlane(args) => data_plane::run(args).await,
         cli::Command::Topics(args) => topics::run(args).await,
+        cli::Command::Reseal(args) => reseal::run(args).await,
         cli::Command::Listen(args) => listen::run(args).await,
         cli::Command::Config(args) => settings::show(args),
     }

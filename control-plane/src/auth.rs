@@ -61,6 +61,10 @@ pub enum Rpc {
     CreateSecret,
     ListSecrets,
     DeleteSecret,
+    GetSecret,
+    RotateSecret,
+    PromoteSecret,
+    ListPublicKeys,
     CreateApiKey,
     GetApiKey,
     ListApiKeys,
@@ -150,8 +154,11 @@ impl Rpc {
             | Self::GetDeadLetter
             | Self::ListDeadLetters => (&[Admin, TenantAdmin, Viewer], Tenant, "deliveries.read"),
             // A viewer reads everything but secrets.
-            Self::CreateSecret | Self::DeleteSecret => (&[Admin, TenantAdmin], Tenant, "secrets.write"),
-            Self::ListSecrets => (&[Admin, TenantAdmin], Tenant, "secrets.read"),
+            Self::CreateSecret | Self::DeleteSecret | Self::RotateSecret | Self::PromoteSecret => {
+                (&[Admin, TenantAdmin], Tenant, "secrets.write")
+            }
+            Self::GetSecret | Self::ListSecrets => (&[Admin, TenantAdmin], Tenant, "secrets.read"),
+            Self::ListPublicKeys => (&[Admin, TenantAdmin, Publisher, Viewer], Tenant, "subscriptions.read"),
             Self::CreateApiKey | Self::UpdateApiKey | Self::DeleteApiKey => (&[Admin], Keys, "apiKeys.write"),
             Self::GetApiKey | Self::ListApiKeys => (&[Admin], Keys, "apiKeys.read"),
             Self::CreateTenantToken => (&[Admin], Tenant, "apiKeys.write"),
@@ -367,6 +374,10 @@ mod tests {
         Rpc::CreateSecret,
         Rpc::ListSecrets,
         Rpc::DeleteSecret,
+        Rpc::GetSecret,
+        Rpc::RotateSecret,
+        Rpc::PromoteSecret,
+        Rpc::ListPublicKeys,
         Rpc::CreateApiKey,
         Rpc::GetApiKey,
         Rpc::ListApiKeys,
@@ -399,6 +410,8 @@ mod tests {
             Rpc::CreateSecret | Rpc::ListSecrets | Rpc::DeleteSecret => ["AT", "AT", ""],
             Rpc::GetMessage | Rpc::ListMessages | Rpc::GetDelivery | Rpc::ListDeliveries => ["ATV", "ATV", ""],
             Rpc::GetAttempt | Rpc::ListAttempts | Rpc::GetDeadLetter | Rpc::ListDeadLetters => ["ATV", "ATV", ""],
+            Rpc::GetSecret | Rpc::RotateSecret | Rpc::PromoteSecret => ["AT", "AT", ""],
+            Rpc::ListPublicKeys => ["ATPV", "ATPV", ""],
             // Which keys it may see and make is for the service.
             Rpc::CreateApiKey | Rpc::GetApiKey | Rpc::ListApiKeys | Rpc::UpdateApiKey | Rpc::DeleteApiKey => {
                 ["A", "A", "A"]

@@ -2,8 +2,10 @@
 //!
 //! * [`api`]: the public API: authorize → validate → one call of the store → reply
 //! * [`auth`]: API keys, and what each role may do
+//! * [`signing_key`]: signing keys as people write them
 //! * [`store`]: row, revision and change set in one transaction, on SQLite or PostgreSQL
 //! * [`push`]: revisions → a snapshot and changes → every connected node
+//! * `expiry`: deletes secrets that have expired
 //! * [`index`]: attempts and dead letters from the log → the store
 //! * [`log`]: the log, which nothing but the index, payloads and replays waits for
 //! * `ops`: probes
@@ -45,10 +47,12 @@ use crate::store::{NewApiKey, Store};
 pub mod api;
 pub mod auth;
 pub mod config;
+mod expiry;
 pub mod index;
 pub mod log;
 mod ops;
 pub mod push;
+pub mod signing_key;
 pub mod store;
 
 /// The services of the public API that are served here.
@@ -211,6 +215,7 @@ impl ControlPlane {
         let indexing = shutdown.child_token();
         let indexed = tokio::spawn(index.run(indexing.clone()));
         let ops = tokio::spawn(ops::serve(listeners.ops, store.clone(), shutdown.clone(), stopped.clone()));
+        let expiry = tokio::spawn(expiry::run(store.clone(), shutdown.clone()));
 
         let deadline = async {
             shutdown.cancelled().await;
@@ -232,8 +237,13 @@ impl ControlPlane {
         stopped.cancel();
         let probed = ops.await.map_err(serve_error)?.map_err(serve_error);
         log_closed.await.map_err(serve_error)?;
+        expiry.abort();
+        let tidied = match expiry.await {
+            Err(error) if error.is_panic() => Err(serve_error(error)),
+            _ => Ok(()),
+        };
         store.close().await;
-        served.and(probed)
+        served.and(probed).and(tidied)
     }
 }
 

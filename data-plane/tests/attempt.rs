@@ -104,7 +104,7 @@ impl Sender {
                 name: NAME.into(),
                 url: Some(url.parse().unwrap()),
                 event_types: vec!["*".into()],
-                secrets: vec![Secret { key: Some(self.keys.seal(&secret, &KEY)), name: secret }],
+                secrets: vec![Secret { key: Some(self.keys.seal(&secret, &KEY)), name: secret, ..Secret::default() }],
                 shared_key: Some(SharedKey {
                     header: "x-api-key".into(),
                     value: Some(self.keys.seal(&format!("{NAME}/sharedKey"), SHARED.as_bytes())),

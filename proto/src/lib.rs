@@ -7,6 +7,7 @@
 //! * [`egress`]: which URLs and addresses requests may be sent to
 //! * [`schema`]: what payloads of an event type are
 //! * [`seal`]: how secrets are closed by the control plane and opened by nodes
+//! * [`signing`]: which secrets sign at a time
 //!
 //! The `.proto` files beside this crate are the source; they are compiled while this crate is built.
 
@@ -48,6 +49,7 @@ pub mod egress;
 pub mod name;
 pub mod schema;
 pub mod seal;
+pub mod signing;
 
 /// An encoded `google.protobuf.FileDescriptorSet` of all packages with what they import, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -2,7 +2,8 @@
 //!
 //! The control plane seals before it writes; nodes open at use. Associated data is the resource name, so that a sealed
 //! value moved to another row does not open. For a signing secret that is the secret's name, and what is sealed are the
-//! decoded bytes of its `whsec_` text; for the value of a pre-shared key it is the subscription's name and `/sharedKey`.
+//! decoded bytes of its `whsec_` text; for the value of a pre-shared key it is the subscription's name and `/sharedKey`; for
+//! the secrets among a subscription's settings, its name and what [`visit`] says.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,15 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use crate::config::Sealed;
+use crate::config::subscription_settings::Authentication;
+use crate::config::{Sealed, SubscriptionSettings, custom_header::Content};
+
+/// After the subscription's name: the password of basic authentication.
+pub const BASIC: &str = "/basic";
+/// After the subscription's name: the secret of an OAuth client.
+pub const OAUTH: &str = "/oauth";
+/// After the subscription's name: the private key of a client certificate.
+pub const CLIENT_KEY: &str = "/clientKey";
 
 /// Sealing or opening failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +79,17 @@ impl MasterKeys {
 
     /// A new master key, as text.
     pub fn generate() -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(random::<32>()))
+        Zeroizing::new(STANDARD.encode(*Zeroizing::new(random::<32>())))
+    }
+
+    /// Id of the key that seals.
+    pub fn newest(&self) -> &str {
+        &self.newest
+    }
+
+    /// Whether what is sealed under the key with this id can be opened.
+    pub fn has(&self, key_id: &str) -> bool {
+        self.keys.contains_key(key_id)
     }
 
     /// Seals `plain` for the resource `name` under the newest key.
@@ -78,7 +97,9 @@ impl MasterKeys {
         let key = self.keys.get(&self.newest).expect("the newest key is one of the keys");
         let nonce = random::<NONCE_LEN>();
         let mut sealed = nonce.to_vec();
-        let mut body = plain.to_vec();
+        // Room for the tag: it is not moved while it is in clear.
+        let mut body = Vec::with_capacity(plain.len() + AES_256_GCM.tag_len());
+        body.extend_from_slice(plain);
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name.as_bytes()), &mut body)
             .expect("AES-GCM seals anything shorter than 64 GiB");
         sealed.append(&mut body);
@@ -98,6 +119,24 @@ impl MasterKeys {
         let length = key.open_in_place(nonce, Aad::from(name.as_bytes()), &mut body).map_err(|_| broken())?.len();
         body.truncate(length);
         Ok(body)
+    }
+}
+
+/// Shows each sealed value among a subscription's settings, with what follows the subscription's name in the name that it is
+/// sealed for: `/headers/{name}`, `/basic`, `/oauth`, `/clientKey`. One that is missing is shown as the default, an empty box.
+pub fn visit(settings: &mut SubscriptionSettings, mut visitor: impl FnMut(&str, &mut Sealed)) {
+    for header in &mut settings.headers {
+        if let Some(Content::SecretValue(sealed)) = &mut header.content {
+            visitor(&format!("/headers/{}", header.name), sealed);
+        }
+    }
+    match &mut settings.authentication {
+        Some(Authentication::BasicAuth(basic)) => visitor(BASIC, basic.password.get_or_insert_default()),
+        Some(Authentication::OauthClient(oauth)) => visitor(OAUTH, oauth.client_secret.get_or_insert_default()),
+        None => {}
+    }
+    if let Some(certificate) = &mut settings.client_certificate {
+        visitor(CLIENT_KEY, certificate.private_key.get_or_insert_default());
     }
 }
 

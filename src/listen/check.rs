@@ -11,10 +11,10 @@ use super::Received;
 pub struct Keys(Option<Verifier>);
 
 impl Keys {
-    /// With these secrets, each `whsec_…`; without any, nothing is verified.
+    /// With these secrets (`whsec_…`) and public keys (`whpk_…`); without any, nothing is verified.
     ///
     /// # Errors
-    /// For what is no secret.
+    /// For what is neither.
     pub fn new(secrets: &[String]) -> Result<Self, Error> {
         if secrets.is_empty() { Ok(Self(None)) } else { Verifier::new(secrets).map(Some).map(Self) }
     }
@@ -57,7 +57,7 @@ impl Checks {
         let token = verified.claims.as_ref().map(|claims| format!("from {}, for {}", claims.iss, claims.aud));
         Self {
             signature: Check::Passed(format!("sent {} s ago", now.saturating_sub(verified.timestamp))),
-            token: Check::Passed(token.unwrap_or_default()),
+            token: token.map_or(Check::NotChecked("that takes the whsec_ secret"), Check::Passed),
             valid_until: Check::Passed(verified.valid_until.map(left).unwrap_or_default()),
         }
     }
@@ -74,6 +74,7 @@ impl Checks {
                 Self { signature: before(), token: after, valid_until: failed }
             }
             Error::TokenMissing
+            | Error::TokenKey
             | Error::TokenMalformed
             | Error::TokenAlgorithm
             | Error::TokenSignature

@@ -70,9 +70,11 @@ async fn keys_are_checked_first(cluster: &mut Cluster) -> Result<()> {
         let request = GetTenantRequest { name: name.into() };
         async move { api.tenants().get_tenant(request).await.map(Response::into_inner) }
     };
+    // Once the node knows both keys.
+    let revision = viewer.revision;
     let publish = |api: Api, tenant: &str| {
         let tenant = tenant.to_owned();
-        async move { api.publish(&tenant, vec![message("b.event", "{}")], 0).await }
+        async move { api.publish(&tenant, vec![message("b.event", "{}")], revision).await }
     };
 
     let missing = refusal(Unauthenticated, "API_KEY_MISSING", "");
@@ -190,7 +192,7 @@ async fn the_api_refuses_what_it_cannot_use(cluster: &mut Cluster) -> Result<()>
     let request = ListSecretsRequest { parent: subscription.name, ..ListSecretsRequest::default() };
     let secrets = control.subscriptions().list_secrets(request).await?.into_inner().secrets;
     ensure!(secrets.len() == 1 && secrets[0].key.is_empty(), "a secret is shown once: {}", secrets.len());
-    let request = DeleteSecretRequest { name: secrets[0].name.clone() };
+    let request = DeleteSecretRequest { name: secrets[0].name.clone(), ..Default::default() };
     let last = refusal(FailedPrecondition, "LAST_SECRET", "");
     refused("the last secret", control.subscriptions().delete_secret(request).await, &last)?;
     Ok(())

@@ -77,8 +77,12 @@ impl Error {
                 Store::EventTypesNotRegistered { .. } => (Code::FailedPrecondition, "EVENT_TYPE_NOT_REGISTERED"),
                 Store::TooManySecrets { .. } => (Code::FailedPrecondition, "TOO_MANY_SECRETS"),
                 Store::LastSecret { .. } => (Code::FailedPrecondition, "LAST_SECRET"),
+                Store::NoSecret { .. } => (Code::FailedPrecondition, "NO_SECRET"),
+                Store::SignsNoToken { .. } => (Code::FailedPrecondition, "SIGNS_NO_TOKEN"),
                 Store::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
-                Store::Setting { .. } | Store::Corrupt { .. } | Store::Failed(_) => (Code::Internal, "INTERNAL"),
+                Store::Setting { .. } | Store::MasterKeyMissing { .. } | Store::Corrupt { .. } | Store::Failed(_) => {
+                    (Code::Internal, "INTERNAL")
+                }
             },
         }
     }
@@ -111,17 +115,21 @@ impl Error {
             Self::Store(Store::RequestIdReused) => {
                 details.set_bad_request(vec![FieldViolation::new("request_id", self.to_string())]);
             }
+            Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
+                details.set_resource_info(resource_type(name), name, "", "");
+            }
             Self::Store(Store::EtagMismatch { name, current }) => {
                 metadata.insert("etag".into(), current.clone());
                 details.set_resource_info(resource_type(name), name, "", "");
             }
-            Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
-                details.set_resource_info(resource_type(name), name, "", "");
+            Self::Store(Store::HasChildren { name } | Store::LastSecret { name } | Store::SignsNoToken { name }) => {
+                precondition(name)
+            }
+            Self::Store(Store::TooManySecrets { subscription, .. } | Store::NoSecret { subscription, .. }) => {
+                precondition(subscription);
             }
             Self::IndexDisabled => precondition("index.policy"),
             Self::Log(_) => {}
-            Self::Store(Store::HasChildren { name } | Store::LastSecret { name }) => precondition(name),
-            Self::Store(Store::TooManySecrets { subscription, .. }) => precondition(subscription),
             Self::Store(
                 Store::EventTypesNotRegistered { tenant, event_types }
                 | Store::EventTypesDeprecated { tenant, event_types },

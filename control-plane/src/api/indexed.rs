@@ -145,6 +145,7 @@ pub(super) const ERRORS: filter::Kind = filter::Kind::Enum {
         ("BROKEN", 6),
         ("PROTOCOL", 7),
         ("REQUEST", 8),
+        ("TOKEN", 9),
     ],
 };
 

@@ -1,7 +1,7 @@
 //! The public API: one file for each service, each RPC alike: authorize → validate → one call of the store → reply.
 //!
 //! * `error`: the only map to gRPC's `Status`
-//! * `validate`, `new_subscription`: what fields must be, every wrong one told at once
+//! * `validate`, `new_subscription`, `settings`: what fields must be, every wrong one told at once
 //! * `mask`: which fields an update changes
 //! * [`page`], [`filter`]: pages of lists, and what is in them
 //! * `indexed`: lists of the index
@@ -44,6 +44,8 @@ mod mask;
 mod message;
 mod new_subscription;
 pub mod page;
+mod secret;
+mod settings;
 mod subscription;
 mod tenant;
 mod validate;

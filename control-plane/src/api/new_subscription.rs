@@ -4,42 +4,16 @@ use std::collections::HashSet;
 
 use hookwire_proto::egress::Policy;
 use hookwire_proto::name;
-use hookwire_proto::v1::{CreateSubscriptionRequest, SharedKey, Subscription};
-use zeroize::Zeroizing;
+use hookwire_proto::v1::secret::Algorithm;
+use hookwire_proto::v1::{CreateSubscriptionRequest, Secret, Subscription};
 
-use super::Error;
 use super::validate::Violations;
-use crate::store::NewSubscription;
+use super::{Error, settings};
+use crate::signing_key::SigningKey;
+use crate::store::{Fields, NewSubscription};
 
 const MAX_EVENT_TYPES: usize = 100;
 const MAX_CONCURRENCY: i32 = 1_000;
-const MAX_HEADER_BYTES: usize = 64;
-const MAX_SHARED_KEY_BYTES: usize = 1_024;
-
-/// Headers that Hookwire or HTTP sets, which a pre-shared key must not stand in for.
-const RESERVED_HEADERS: [&str; 21] = [
-    "accept",
-    "accept-encoding",
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "date",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "traceparent",
-    "tracestate",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-];
 
 /// Checks a request: every wrong field is told at once.
 ///
@@ -52,32 +26,59 @@ pub fn read(
 ) -> Result<(name::Subscription, NewSubscription), Error> {
     let parent = violations.check("parent", name::Tenant::parse(&request.parent));
     let subscription = violations.id("subscription_id", request.subscription_id, 's');
-    let new = request.subscription.unwrap_or_else(|| {
+    let mut new = request.subscription.unwrap_or_else(|| {
         violations.add("subscription", "is required");
         Subscription::default()
     });
+    let secret = initial_secret(&mut violations, new.initial_secret.take().unwrap_or_default());
+    let fields = fields(&mut violations, new, None, egress);
+    let (parent, secret) = violations.finish_with(parent.zip(secret))?;
+    let new = NewSubscription { fields, secret_id: name::new_id('k'), secret };
+    Ok((name::Subscription { tenant: parent.tenant, subscription }, new))
+}
+
+/// What people set of a subscription. `current` is what it was before an update: secrets may be left out that it has.
+pub(super) fn fields(
+    violations: &mut Violations,
+    mut new: Subscription,
+    current: Option<&Subscription>,
+    egress: &Policy,
+) -> Fields {
     violations.display_name("subscription.display_name", &new.display_name);
+    violations.description("subscription.description", &new.description);
+    violations.labels("subscription.labels", &new.labels);
     violations.check("subscription.url", egress.check_text(&new.url));
-    event_types(&mut violations, &new.event_types);
-    let shared_key = new.shared_key.map(|key| shared_key(&mut violations, key));
+    event_types(violations, &new.event_types);
     if !(0..=MAX_CONCURRENCY).contains(&new.max_concurrency) {
         violations.add(
             "subscription.max_concurrency",
             format!("must be 1 to {MAX_CONCURRENCY}, or 0 for the node's default"),
         );
     }
-    let secret = violations.secret("subscription.initial_secret.key", &new.initial_secret.unwrap_or_default().key);
-    let parent = violations.finish_with(parent)?;
-    let new = NewSubscription {
+    let (settings, shared_key) = settings::read(violations, &mut new, current, egress);
+    Fields {
         display_name: new.display_name,
+        description: new.description,
+        labels: new.labels,
         url: new.url,
         event_types: new.event_types,
         shared_key,
         max_concurrency: new.max_concurrency,
-        secret_id: name::new_id('k'),
-        secret,
-    };
-    Ok((name::Subscription { tenant: parent.tenant, subscription }, new))
+        settings,
+    }
+}
+
+/// The first secret signs tokens, so it is one for HMAC.
+fn initial_secret(violations: &mut Violations, secret: Secret) -> Option<SigningKey> {
+    const FIELD: &str = "subscription.initial_secret";
+    let key = violations.signing_key(FIELD, secret)?;
+    if key.algorithm() != Algorithm::HmacSha256 {
+        violations.add(
+            format!("{FIELD}.algorithm"),
+            "must be ALGORITHM_HMAC_SHA256, which signs tokens; add an ed25519 secret with CreateSecret",
+        );
+    }
+    Some(key)
 }
 
 fn event_types(violations: &mut Violations, patterns: &[String]) {
@@ -100,35 +101,13 @@ fn event_types(violations: &mut Violations, patterns: &[String]) {
     }
 }
 
-fn shared_key(violations: &mut Violations, key: SharedKey) -> (String, Zeroizing<String>) {
-    let header = key.header.to_ascii_lowercase();
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if !(1..=MAX_HEADER_BYTES).contains(&header.len()) || !header.bytes().all(is_token) {
-        violations.add(
-            "subscription.shared_key.header",
-            format!("must be the name of a header, at most {MAX_HEADER_BYTES} characters, such as `x-api-key`"),
-        );
-    } else if RESERVED_HEADERS.contains(&&*header) || header.starts_with("webhook-") {
-        violations.add(
-            "subscription.shared_key.header",
-            format!("`{header}` is set by Hookwire or HTTP itself; choose another, such as `x-api-key`"),
-        );
-    }
-    let value = Zeroizing::new(key.value);
-    if !(1..=MAX_SHARED_KEY_BYTES).contains(&value.len()) || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        violations.add(
-            "subscription.shared_key.value",
-            format!("must be 1 to {MAX_SHARED_KEY_BYTES} visible ASCII characters"),
-        );
-    }
-    (header, value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::settings::RESERVED_HEADERS;
+    use hookwire_proto::v1::SharedKey;
 
-    fn fields(subscription: Subscription) -> Vec<String> {
+    fn wrong(subscription: Subscription) -> Vec<String> {
         let request = CreateSubscriptionRequest {
             parent: "tenants/acme".into(),
             subscription: Some(subscription),
@@ -155,10 +134,10 @@ mod tests {
         for header in
             RESERVED_HEADERS.into_iter().chain(["Authorization", "webhook-id", "Webhook-Signature", "", "a b", ":path"])
         {
-            assert_eq!(fields(with_header(header)), ["subscription.shared_key.header"], "{header}");
+            assert_eq!(wrong(with_header(header)), ["subscription.shared_key.header"], "{header}");
         }
         for header in ["x-api-key", "Cookie", "X_Token"] {
-            assert!(fields(with_header(header)).is_empty(), "{header}");
+            assert!(wrong(with_header(header)).is_empty(), "{header}");
         }
     }
 
@@ -166,10 +145,10 @@ mod tests {
     fn event_types_are_types_prefixes_or_all() {
         let patterns = ["*", "invoice.paid", "invoice.*", "a.b.*", "", "*.paid", "inv*", ".*", "invoice.*", "a b"];
         let event_types = patterns.map(Into::into).to_vec();
-        let wrong = fields(Subscription { event_types, ..subscription() });
-        assert_eq!(wrong, [4, 5, 6, 7, 8, 9].map(|at| format!("subscription.event_types[{at}]")));
+        let found = wrong(Subscription { event_types, ..subscription() });
+        assert_eq!(found, [4, 5, 6, 7, 8, 9].map(|at| format!("subscription.event_types[{at}]")));
         let many = (0..101).map(|n| format!("t{n}")).collect();
-        assert_eq!(fields(Subscription { event_types: many, ..subscription() }), ["subscription.event_types"]);
+        assert_eq!(wrong(Subscription { event_types: many, ..subscription() }), ["subscription.event_types"]);
     }
 
     #[test]
@@ -180,7 +159,20 @@ mod tests {
             ..Default::default()
         };
         let (name, new) = read(Violations::default(), request, &Policy::default()).unwrap();
-        assert_eq!(new.secret.len(), 32);
+        assert_eq!((new.secret.algorithm(), new.secret.bytes().len()), (Algorithm::HmacSha256, 32));
         assert_eq!(name::check_id(&name.subscription), Ok(()));
+    }
+
+    #[test]
+    fn the_first_secret_is_for_hmac() {
+        let with = |secret| wrong(Subscription { initial_secret: Some(secret), ..subscription() });
+        let pair = Secret { algorithm: Algorithm::Ed25519.into(), ..Default::default() };
+        assert_eq!(with(pair.clone()), ["subscription.initial_secret.algorithm"]);
+        let brought = Secret { key: SigningKey::generate(Algorithm::Ed25519).text().to_string(), ..Default::default() };
+        assert_eq!(with(brought.clone()), ["subscription.initial_secret.algorithm"]);
+        let other = Secret { algorithm: Algorithm::HmacSha256.into(), ..brought };
+        assert_eq!(with(other), ["subscription.initial_secret.key"]);
+        assert_eq!(with(Secret { algorithm: 99, ..pair }), ["subscription.initial_secret.algorithm"]);
+        assert!(with(Secret { algorithm: Algorithm::HmacSha256.into(), ..Default::default() }).is_empty());
     }
 }

@@ -1,17 +1,18 @@
-//! `hookwire.v1.SubscriptionService`
+//! `hookwire.v1.SubscriptionService`; its RPCs about secrets are in [`secret`].
 
 use hookwire_proto::name;
 use hookwire_proto::v1::subscription_service_server::SubscriptionService;
 use hookwire_proto::v1::{
-    CreateSecretRequest, CreateSubscriptionRequest, DeleteSecretRequest, DeleteSubscriptionRequest,
-    GetSubscriptionRequest, ListSecretsRequest, ListSecretsResponse, ListSubscriptionsRequest,
-    ListSubscriptionsResponse, Secret, Subscription,
+    CreateSecretRequest, CreateSubscriptionRequest, DeleteSecretRequest, DeleteSubscriptionRequest, GetSecretRequest,
+    GetSubscriptionRequest, ListPublicKeysRequest, ListPublicKeysResponse, ListSecretsRequest, ListSecretsResponse,
+    ListSubscriptionsRequest, ListSubscriptionsResponse, PromoteSecretRequest, RotateSecretRequest, Secret,
+    Subscription,
 };
 use tonic::{Request, Response, Status};
 
 use super::page::Page;
 use super::validate::{Violations, field};
-use super::{Api, new_subscription, written};
+use super::{Api, new_subscription, secret, written};
 use crate::auth::Rpc;
 
 #[tonic::async_trait]
@@ -59,37 +60,36 @@ impl SubscriptionService for Api {
     }
 
     async fn create_secret(&self, request: Request<CreateSecretRequest>) -> Result<Response<Secret>, Status> {
-        let (call, request) = self.authorized(Rpc::CreateSecret, request, |request| &request.parent).await?;
-        let mut violations = Violations::default();
-        let store = call.once(&mut violations, &request.request_id, &request);
-        let parent = violations.check("parent", name::Subscription::parse(&request.parent));
-        let secret = violations.id("secret_id", request.secret_id, 'k');
-        let key = violations.secret("secret.key", &request.secret.unwrap_or_default().key);
-        let name::Subscription { tenant, subscription } = violations.finish_with(parent)?;
-        let name = name::Secret { tenant, subscription, secret };
-        let secret = store.create_secret(&name, &key).await?;
-        Ok(written(secret.revision, secret))
+        secret::create(self, request).await
+    }
+
+    async fn get_secret(&self, request: Request<GetSecretRequest>) -> Result<Response<Secret>, Status> {
+        secret::get(self, request).await
     }
 
     async fn list_secrets(
         &self,
         request: Request<ListSecretsRequest>,
     ) -> Result<Response<ListSecretsResponse>, Status> {
-        let (call, request) = self.authorized(Rpc::ListSecrets, request, |request| &request.parent).await?;
-        let mut violations = Violations::default();
-        let parent = violations.check("parent", name::Subscription::parse(&request.parent));
-        let page = Page::read(&mut violations, "secrets", &request.parent, request.page_size, &request.page_token);
-        // Oldest first: a page begins after a revision, not after an id.
-        let after = if page.after.is_empty() { Some(0) } else { violations.check("page_token", page.after.parse()) };
-        let parent = violations.finish_with(parent)?;
-        let secrets = call.store.list_secrets(&parent, after.unwrap_or_default(), page.limit()).await?;
-        let (secrets, next_page_token) = page.finish(secrets, |last| last.revision.to_string());
-        Ok(Response::new(ListSecretsResponse { secrets, next_page_token }))
+        secret::list(self, request).await
     }
 
     async fn delete_secret(&self, request: Request<DeleteSecretRequest>) -> Result<Response<()>, Status> {
-        let (call, request) = self.authorized(Rpc::DeleteSecret, request, |request| &request.name).await?;
-        let name = field("name", name::Secret::parse(&request.name))?;
-        Ok(written(call.store.delete_secret(&name).await?, ()))
+        secret::delete(self, request).await
+    }
+
+    async fn rotate_secret(&self, request: Request<RotateSecretRequest>) -> Result<Response<Secret>, Status> {
+        secret::rotate(self, request).await
+    }
+
+    async fn promote_secret(&self, request: Request<PromoteSecretRequest>) -> Result<Response<Secret>, Status> {
+        secret::promote(self, request).await
+    }
+
+    async fn list_public_keys(
+        &self,
+        request: Request<ListPublicKeysRequest>,
+    ) -> Result<Response<ListPublicKeysResponse>, Status> {
+        secret::list_public_keys(self, request).await
     }
 }

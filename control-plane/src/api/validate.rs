@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hookwire_proto::name;
+use hookwire_proto::v1::Secret;
+use hookwire_proto::v1::secret::Algorithm;
 use zeroize::Zeroizing;
 
 use super::Error;
 use super::error::Violation;
-use crate::auth;
+use crate::signing_key::SigningKey;
 
 const MAX_DISPLAY_NAME_CHARS: usize = 200;
 const MAX_DESCRIPTION_CHARS: usize = 2_000;
@@ -26,6 +27,18 @@ impl Violations {
     /// A field is wrong.
     pub fn add(&mut self, field: impl Into<String>, description: impl Display) {
         self.0.push(Violation { field: field.into(), description: description.to_string() });
+    }
+
+    /// A duration of whole milliseconds in a range; zero if it is wrong.
+    pub fn duration(&mut self, field: &str, text: &prost_types::Duration, min: Duration, max: Duration) -> Duration {
+        match Duration::try_from(*text) {
+            Ok(duration) if (min..=max).contains(&duration) && duration.subsec_nanos() % 1_000_000 == 0 => duration,
+            _ => {
+                let (min, max) = (min.as_secs(), max.as_secs());
+                self.add(field, format!("must be {min}s to {max}s, in whole milliseconds"));
+                Duration::ZERO
+            }
+        }
     }
 
     /// The value, or `None` and a violation.
@@ -60,29 +73,24 @@ impl Violations {
         }
     }
 
-    /// Labels.
+    /// Labels of people's own; `field` is the path of the map.
     pub fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
         if labels.len() > MAX_LABELS {
             self.add(field, format!("must be at most {MAX_LABELS} labels"));
         }
-        for (key, value) in labels {
-            let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'/' | b'-');
-            let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-            let ends = end(key.bytes().next()) && end(key.bytes().last());
-            if key.len() > MAX_LABEL_KEY_BYTES || !ends || !key.bytes().all(inner) {
-                self.add(
-                    field,
-                    format!(
-                        "the key {key:?} must be 1 to {MAX_LABEL_KEY_BYTES} lower-case letters, digits and `._/-`, \
-                         beginning and ending with a letter or digit"
-                    ),
+        let at_end = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let within = |byte: u8| at_end(byte) || b"._/-".contains(&byte);
+        for (key, value) in labels.iter().take(MAX_LABELS) {
+            let bytes = key.as_bytes();
+            let ends = [bytes.first(), bytes.last()].iter().all(|end| end.is_some_and(|byte| at_end(*byte)));
+            if !ends || bytes.len() > MAX_LABEL_KEY_BYTES || !bytes.iter().all(|byte| within(*byte)) {
+                let what = "must have a key that matches `[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?`";
+                self.add(format!("{field}[{key:?}]"), what);
+            } else if value.chars().count() > MAX_LABEL_VALUE_CHARS || value.chars().any(char::is_control) {
+                let what = format!(
+                    "must have a value of at most {MAX_LABEL_VALUE_CHARS} characters, none a control character"
                 );
-            }
-            if value.chars().count() > MAX_LABEL_VALUE_CHARS || value.chars().any(char::is_control) {
-                self.add(
-                    field,
-                    format!("the value of {key:?} must have at most {MAX_LABEL_VALUE_CHARS} characters, none a control character"),
-                );
+                self.add(format!("{field}[{key:?}]"), what);
             }
         }
     }
@@ -100,22 +108,14 @@ impl Violations {
         }
     }
 
-    /// A signing secret as Standard Webhooks writes it; one is made if there is none.
-    pub fn secret(&mut self, field: &str, text: &str) -> Zeroizing<Vec<u8>> {
-        if text.is_empty() {
-            return Zeroizing::new(auth::random::<32>().to_vec());
-        }
-        let decoded = text.strip_prefix(name::SECRET_PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
-        match decoded.map(Zeroizing::new) {
-            Some(key) if (24..=64).contains(&key.len()) => key,
-            _ => {
-                self.add(
-                    field,
-                    "must be `whsec_` and 24 to 64 random bytes in standard base64 with padding; leave it out to have one made",
-                );
-                Zeroizing::default()
-            }
-        }
+    /// The signing key that is brought, or a new one: `field` is the path of the secret. What it holds of the key is wiped.
+    pub fn signing_key(&mut self, field: &str, secret: Secret) -> Option<SigningKey> {
+        let text = Zeroizing::new(secret.key);
+        let Ok(algorithm) = Algorithm::try_from(secret.algorithm) else {
+            self.add(format!("{field}.algorithm"), "must be ALGORITHM_HMAC_SHA256 or ALGORITHM_ED25519");
+            return None;
+        };
+        self.check(&format!("{field}.key"), SigningKey::brought_or_new(&text, algorithm))
     }
 
     /// Nothing was wrong.
@@ -141,51 +141,4 @@ impl Violations {
 /// [`Error::Invalid`].
 pub fn field<T>(field: &str, result: Result<T, name::Error>) -> Result<T, Error> {
     result.map_err(|error| Error::Invalid(vec![Violation { field: field.into(), description: error.to_string() }]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hookwire_proto::name::secret_text;
-    use proptest::prelude::*;
-
-    fn secret(text: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut violations = Violations::default();
-        let key = violations.secret("key", text);
-        violations.finish().map(|()| key)
-    }
-
-    #[test]
-    fn a_made_secret_has_32_bytes_and_is_another_each_time() {
-        let (one, two) = (secret("").unwrap(), secret("").unwrap());
-        assert_eq!(one.len(), 32);
-        assert_ne!(one, two);
-    }
-
-    #[test]
-    fn what_is_no_secret_is_refused() {
-        let bytes = |length| STANDARD.encode(vec![7; length]);
-        for text in [
-            bytes(32),
-            format!("whsec_{}", bytes(23)),
-            format!("whsec_{}", bytes(65)),
-            format!("whsec_{}", bytes(32).trim_end_matches('=')),
-            format!("whsec_{}", bytes(32).replace('=', "==")),
-            format!(" whsec_{}", bytes(32)),
-            format!("whsec_{}\n", bytes(32)),
-            format!("whsk_{}", bytes(32)),
-            "whsec_".into(),
-            "whsec_____________________________________________".into(),
-        ] {
-            assert!(secret(&text).is_err(), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_secret_is_shown_as_it_was_given(key in prop::collection::vec(any::<u8>(), 24..=64)) {
-            let text = secret_text(&key);
-            prop_assert_eq!(secret(&text).unwrap().to_vec(), key);
-        }
-    }
 }

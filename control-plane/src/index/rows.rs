@@ -112,6 +112,10 @@ impl Collector {
     }
 
     fn attempt(&mut self, record: &AttemptRecord) -> Result<(), Invalid> {
+        // Whoever asked for a ping waits for it; it is of no message.
+        if record.ping {
+            return Ok(());
+        }
         let id = name::key_of(name::ATTEMPT, &record.attempt_id).ok_or_else(|| invalid("attempt_id"))?;
         let of = Of::read(
             &record.delivery_id,

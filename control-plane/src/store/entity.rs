@@ -89,6 +89,11 @@ pub mod subscription {
         pub max_concurrency: i32,
         /// The number in `hookwire.v1.Subscription.State`.
         pub state: i32,
+        pub description: String,
+        /// A JSON object.
+        pub labels: String,
+        /// An encoded `config.v1.SubscriptionSettings`, if anything is set.
+        pub settings: Option<Vec<u8>>,
         pub create_time: TimeDateTimeWithTimeZone,
         pub update_time: TimeDateTimeWithTimeZone,
         pub revision: i64,
@@ -116,6 +121,16 @@ pub mod secret {
         pub create_time: TimeDateTimeWithTimeZone,
         /// Of its creation: the order of a subscription's secrets.
         pub revision: i64,
+        /// The number in `hookwire.v1.Secret.Algorithm`.
+        pub algorithm: i32,
+        /// Of a pair.
+        pub public_key: Option<Vec<u8>>,
+        /// In whole milliseconds.
+        pub expire_time: Option<TimeDateTimeWithTimeZone>,
+        /// The revision that promoted it to sign the token; 0: none.
+        pub promoted: i64,
+        /// The revision of its last change.
+        pub changed: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,5 +1,6 @@
 //! What the store could not do, told apart by what the caller does.
 
+use hookwire_proto::v1::secret::Algorithm;
 use sea_orm::sqlx::postgres::PgDatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::sqlx::{self, error::DatabaseError};
@@ -64,9 +65,23 @@ pub enum Error {
         /// How many it may have.
         limit: u64,
     },
-    /// A subscription keeps at least one secret.
-    #[error("{name} is the only secret of its subscription; create another first")]
+    /// A subscription keeps an HMAC secret that has no end.
+    #[error("{name} is the only HMAC secret of its subscription that has no end; create another or rotate it first")]
     LastSecret {
+        /// Name of the secret.
+        name: String,
+    },
+    /// There is nothing to be replaced.
+    #[error("{subscription} has no secret of {}; create one first", algorithm.as_str_name())]
+    NoSecret {
+        /// Name of the subscription.
+        subscription: String,
+        /// The algorithm of the new secret.
+        algorithm: Algorithm,
+    },
+    /// Tokens are signed with HMAC.
+    #[error("{name} is an ed25519 secret, and tokens are signed with HMAC; promote an HMAC secret")]
+    SignsNoToken {
         /// Name of the secret.
         name: String,
     },
@@ -80,6 +95,12 @@ pub enum Error {
         setting: &'static str,
         /// What to write instead.
         detail: String,
+    },
+    /// Something is sealed under a master key that is not configured.
+    #[error("something is sealed under master key {key_id}, which is not configured here; add it to the master keys")]
+    MasterKeyMissing {
+        /// Which key.
+        key_id: String,
     },
     /// What is stored is not what this version stores.
     #[error("the store holds what can't be read: {detail}")]

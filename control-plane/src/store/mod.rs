@@ -22,10 +22,12 @@ mod error;
 mod event_type;
 pub mod index;
 mod migration;
+mod reseal;
 mod seal;
 mod secret;
 mod settings;
 mod subscription;
+mod subscription_settings;
 mod tenant;
 mod write;
 
@@ -35,9 +37,11 @@ pub use audit::{Actor, AuditFilter};
 pub use changes::Changes;
 pub use error::Error;
 pub use index::Index;
+pub use reseal::{Place, Resealed};
 pub use secret::MAX_SECRETS;
 pub use settings::StoreSettings;
-pub use subscription::NewSubscription;
+pub use subscription::{Fields, NewSubscription};
+pub use subscription_settings::NewSettings;
 
 /// A handle on the store; clones share it.
 #[derive(Debug, Clone)]

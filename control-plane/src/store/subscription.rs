@@ -1,5 +1,8 @@
 //! Subscriptions of a tenant.
 
+use std::collections::BTreeMap;
+
+use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::{config, name, v1};
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _};
 use sea_orm::{IntoActiveModel as _, QuerySelect as _};
@@ -8,26 +11,41 @@ use zeroize::Zeroizing;
 use super::entity::subscription::{Column, Entity, Model};
 use super::entity::{event_type, secret};
 use super::error::on_conflict;
+use super::subscription_settings::{self, NewSettings};
 use super::write::Write;
 use super::{Error, Store, already_exists, check_etag, etag, not_found, seal, timestamp};
+use crate::signing_key::SigningKey;
 
-/// A subscription to be created; what it holds has been validated.
-#[derive(Debug)]
-pub struct NewSubscription {
+/// What people set of a subscription, validated.
+#[derive(Debug, Default)]
+pub struct Fields {
     /// Name for people.
     pub display_name: String,
+    /// What it is for.
+    pub description: String,
+    /// Labels of their own.
+    pub labels: BTreeMap<String, String>,
     /// Where requests are sent.
     pub url: String,
     /// Event types, prefixes (`invoice.*`) or `*`.
     pub event_types: Vec<String>,
-    /// The header of a pre-shared key, and its value.
-    pub shared_key: Option<(String, Zeroizing<String>)>,
+    /// The header of a pre-shared key, and its value unless that stays what it was.
+    pub shared_key: Option<(String, Option<Zeroizing<String>>)>,
     /// Requests under way at a time; 0 is the node's default.
     pub max_concurrency: i32,
+    /// What else is set.
+    pub settings: NewSettings,
+}
+
+/// A subscription to be created.
+#[derive(Debug)]
+pub struct NewSubscription {
+    /// What it is to be.
+    pub fields: Fields,
     /// Id of its first secret.
     pub secret_id: String,
-    /// The decoded bytes of that secret.
-    pub secret: Zeroizing<Vec<u8>>,
+    /// That secret, for HMAC.
+    pub secret: SigningKey,
 }
 
 impl Store {
@@ -45,27 +63,25 @@ impl Store {
         if let Some(answer) = write.answered().await? {
             return Ok(answer);
         }
-        let (shared_key_header, shared_key_value) = match &new.shared_key {
-            Some((header, value)) => {
-                let sealed = seal::shared_key(&self.master_keys, subscription, value.as_bytes());
-                (Some(header.clone()), Some(sealed))
-            }
-            None => (None, None),
-        };
-        let row = Model {
+        let mut row = Model {
             tenant: subscription.tenant.clone(),
             id: subscription.subscription.clone(),
-            display_name: new.display_name,
-            url: new.url,
-            event_types: new.event_types.join(" "),
-            shared_key_header,
-            shared_key_value,
-            max_concurrency: new.max_concurrency,
+            display_name: String::new(),
+            url: String::new(),
+            event_types: String::new(),
+            shared_key_header: None,
+            shared_key_value: None,
+            max_concurrency: 0,
             state: v1::subscription::State::Enabled.into(),
+            description: String::new(),
+            labels: String::new(),
+            settings: None,
             create_time: write.now,
             update_time: write.now,
             revision: write.revision,
         };
+        let event_types = new.fields.event_types.clone();
+        row.set(&self.master_keys, new.fields)?;
         row.clone().into_active_model().insert(&write.transaction).await.map_err(|error| {
             on_conflict(
                 error,
@@ -74,13 +90,15 @@ impl Store {
             )
         })?;
         // After the row, so that an unknown tenant is told from an unregistered type.
-        registered(&write, &subscription.tenant, &new.event_types).await?;
+        registered(&write, &subscription.tenant, &event_types).await?;
         let secret = write.insert_secret(&self.master_keys, subscription, new.secret_id, &new.secret).await?;
-        write.put(row.resource(std::slice::from_ref(&secret))?);
-        let made = v1::Subscription::from(row);
+        let secrets = [secret];
+        write.put(row.resource(&secrets)?);
+        let made = row.show()?;
         write.audit(subscription, None, Some(&made));
-        let secret = v1::Secret { key: name::secret_text(&new.secret), ..secret.into() };
-        let shown = v1::Subscription { initial_secret: Some(secret), ..made };
+        let secret = super::secret::show(&secrets, write.now)?.pop();
+        let initial_secret = secret.map(|secret| v1::Secret { key: new.secret.text().to_string(), ..secret });
+        let shown = v1::Subscription { initial_secret, ..made };
         write.commit_with(&shown).await?;
         Ok(shown)
     }
@@ -91,7 +109,7 @@ impl Store {
     /// [`Error::NotFound`].
     pub async fn get_subscription(&self, subscription: &name::Subscription) -> Result<v1::Subscription, Error> {
         let row = Entity::find_by_id(key(subscription)).one(self.reader()).await?;
-        row.map(Into::into).ok_or_else(|| not_found(subscription))
+        row.ok_or_else(|| not_found(subscription))?.show()
     }
 
     /// At most `limit` subscriptions of a tenant, in the order of their names, whose ids come after `after`.
@@ -114,7 +132,7 @@ impl Store {
         if rows.is_empty() {
             self.get_tenant(tenant).await?;
         }
-        Ok(rows.into_iter().map(Into::into).collect())
+        rows.into_iter().map(Model::show).collect()
     }
 
     /// Deletes a subscription with its secrets. Returns the revision.
@@ -132,7 +150,7 @@ impl Store {
             .await?;
         Entity::delete_by_id(key(subscription)).exec(&write.transaction).await?;
         write.delete(subscription);
-        write.audit(subscription, Some(&v1::Subscription::from(row)), None);
+        write.audit(subscription, Some(&row.show()?), None);
         write.commit().await
     }
 }
@@ -186,6 +204,55 @@ impl Model {
         self.event_types.split(' ').map(Into::into).collect()
     }
 
+    /// Takes over what people set. Sealed values that are not set anew stay.
+    fn set(&mut self, keys: &MasterKeys, fields: Fields) -> Result<(), Error> {
+        let subscription = name::Subscription { tenant: self.tenant.clone(), subscription: self.id.clone() };
+        self.display_name = fields.display_name;
+        self.description = fields.description;
+        self.labels = serde_json::to_string(&fields.labels).expect("strings are JSON");
+        self.url = fields.url;
+        self.event_types = fields.event_types.join(" ");
+        match fields.shared_key {
+            Some((header, value)) => {
+                self.shared_key_header = Some(header);
+                if let Some(value) = value {
+                    self.shared_key_value = Some(seal::shared_key(keys, &subscription, value.as_bytes()));
+                }
+            }
+            None => (self.shared_key_header, self.shared_key_value) = (None, None),
+        }
+        self.max_concurrency = fields.max_concurrency;
+        let current = self.settings()?;
+        self.set_settings(&fields.settings.seal(keys, &subscription, current)?);
+        Ok(())
+    }
+
+    /// It as people see it: without secrets.
+    pub(super) fn show(self) -> Result<v1::Subscription, Error> {
+        let mut shown = v1::Subscription {
+            name: self.name(),
+            event_types: self.event_types(),
+            labels: self.labels()?,
+            ..Default::default()
+        };
+        if let Some(settings) = self.settings()? {
+            subscription_settings::show(settings, &mut shown);
+        }
+        Ok(v1::Subscription {
+            display_name: self.display_name,
+            description: self.description,
+            url: self.url,
+            shared_key: self.shared_key_header.map(|header| v1::SharedKey { header, value: String::new() }),
+            max_concurrency: self.max_concurrency,
+            state: self.state,
+            create_time: timestamp(self.create_time),
+            update_time: timestamp(self.update_time),
+            revision: self.revision,
+            etag: etag(self.revision),
+            ..shown
+        })
+    }
+
     /// What nodes must know of it; `secrets` oldest first.
     pub(super) fn resource(&self, secrets: &[secret::Model]) -> Result<config::Resource, Error> {
         let name = self.name();
@@ -204,26 +271,8 @@ impl Model {
             shared_key,
             max_concurrency: self.max_concurrency,
             revision: self.revision,
+            settings: self.settings()?,
         };
         Ok(config::Resource { resource: Some(config::resource::Resource::Subscription(subscription)) })
-    }
-}
-
-impl From<Model> for v1::Subscription {
-    fn from(row: Model) -> Self {
-        Self {
-            name: row.name(),
-            event_types: row.event_types(),
-            display_name: row.display_name,
-            url: row.url,
-            shared_key: row.shared_key_header.map(|header| v1::SharedKey { header, value: String::new() }),
-            max_concurrency: row.max_concurrency,
-            state: row.state,
-            initial_secret: None,
-            create_time: timestamp(row.create_time),
-            update_time: timestamp(row.update_time),
-            revision: row.revision,
-            etag: etag(row.revision),
-        }
     }
 }

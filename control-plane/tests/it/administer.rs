@@ -192,7 +192,11 @@ async fn every_write_has_an_audit_entry(database: Database) {
     let subscription = client.create_subscription("acme", "s").await;
     let request = CreateSecretRequest { parent: subscription.name.clone(), ..Default::default() };
     let secret = client.subscriptions.create_secret(request).await.unwrap().into_inner();
-    client.subscriptions.delete_secret(DeleteSecretRequest { name: secret.name.clone() }).await.unwrap();
+    client
+        .subscriptions
+        .delete_secret(DeleteSecretRequest { name: secret.name.clone(), ..DeleteSecretRequest::default() })
+        .await
+        .unwrap();
     let key = client.create_api_key(Role::Admin, "acme").await;
     // Neither reads nor what is refused.
     client.tenants.get_tenant(GetTenantRequest { name: made.name.clone() }).await.unwrap();
@@ -224,6 +228,30 @@ async fn every_write_has_an_audit_entry(database: Database) {
     assert_eq!((entry.revision, entry.create_time), (changed.revision, changed.update_time));
     let got = client.audit.get_audit_entry(GetAuditEntryRequest { name: entry.name.clone() }).await.unwrap();
     assert_eq!(got.into_inner(), *entry);
+
+    // By what they are of, by whom, and when.
+    let filtered = async |client: &mut Client, filter: &str| {
+        let request = ListAuditEntriesRequest { filter: filter.into(), ..Default::default() };
+        client
+            .audit
+            .list_audit_entries(request)
+            .await
+            .map(|page| page.into_inner().audit_entries.into_iter().map(|entry| entry.method).collect::<Vec<_>>())
+    };
+    for (filter, found) in [
+        ("resource = tenants/acme", &["UpdateTenant", "CreateTenant"][..]),
+        ("below = tenants/acme/subscriptions/s", &["DeleteSecret", "CreateSecret", "CreateSubscription"]),
+        (r#"method = "CreateApiKey" AND caller = apiKeys/bootstrap"#, &["CreateApiKey"]),
+        ("caller = apiKeys/other", &[]),
+        (r#"create_time < "2020-01-01T00:00:00Z""#, &[]),
+        (r#"below = tenants/acme/eventTypes AND create_time >= "2020-01-01T00:00:00Z""#, &["CreateEventType"]),
+    ] {
+        assert_eq!(filtered(&mut client, filter).await.unwrap(), found, "{filter}");
+    }
+    for filter in ["nothing = 1", "method = a AND method = b", "create_time = now", "method"] {
+        let answer = filtered(&mut client, filter).await.map(tonic::Response::new);
+        assert_eq!(refusal(answer), invalid(["filter"]), "{filter}");
+    }
 
     // Nothing that was shown once is in there.
     let shown = [&subscription.initial_secret.unwrap().key, &secret.key, &key.key];

@@ -50,7 +50,8 @@ async fn malformed_names_are_named(database: Database) {
         assert_eq!(refusal(get), invalid(["name"]), "{name:?}");
         let delete = DeleteSubscriptionRequest { name: name.into(), ..DeleteSubscriptionRequest::default() };
         assert_eq!(refusal(client.subscriptions.delete_subscription(delete).await), invalid(["name"]), "{name:?}");
-        let delete = client.subscriptions.delete_secret(DeleteSecretRequest { name: name.into() }).await;
+        let delete =
+            client.subscriptions.delete_secret(DeleteSecretRequest { name: name.into(), ..Default::default() }).await;
         assert_eq!(refusal(delete), invalid(["name"]), "{name:?}");
         let get = client.api_keys.get_api_key(GetApiKeyRequest { name: name.into() }).await;
         assert_eq!(refusal(get), invalid(["name"]), "{name:?}");
@@ -89,7 +90,7 @@ async fn unknown_parents_are_not_found(database: Database) {
     assert_eq!(refusal(client.subscriptions.list_subscriptions(request).await), not_found);
     let request = ListSecretsRequest { parent: subscription.clone(), ..Default::default() };
     assert_eq!(refusal(client.subscriptions.list_secrets(request).await), not_found);
-    let request = DeleteSecretRequest { name: format!("{subscription}/secrets/k") };
+    let request = DeleteSecretRequest { name: format!("{subscription}/secrets/k"), ..Default::default() };
     assert_eq!(refusal(client.subscriptions.delete_secret(request).await), not_found);
     let api_key = Some(ApiKey { role: Role::Viewer.into(), tenant: parent, ..Default::default() });
     assert_eq!(

@@ -5,7 +5,10 @@
 mod administer;
 mod bad_input;
 mod index;
+mod reseal;
+mod secrets;
 mod services;
 mod serving;
+mod settings;
 mod store;
 mod support;

@@ -167,10 +167,10 @@ async fn secrets_are_shown_once_listed_and_rotated(database: Database) {
     let sixth = client.subscriptions.create_secret(create("sixth")).await;
     assert_eq!(refusal(sixth), refused(Code::FailedPrecondition, "TOO_MANY_SECRETS"));
     for name in names {
-        client.subscriptions.delete_secret(DeleteSecretRequest { name }).await.unwrap();
+        client.subscriptions.delete_secret(DeleteSecretRequest { name, ..Default::default() }).await.unwrap();
     }
     let name = format!("{parent}/secrets/fifth");
-    let last = client.subscriptions.delete_secret(DeleteSecretRequest { name }).await;
+    let last = client.subscriptions.delete_secret(DeleteSecretRequest { name, ..Default::default() }).await;
     assert_eq!(refusal(last), refused(Code::FailedPrecondition, "LAST_SECRET"));
 }
 
@@ -234,7 +234,7 @@ async fn every_write_says_its_revision(database: Database) {
     };
     let response = client.subscriptions.create_secret(secret).await.unwrap();
     assert_eq!((revision(&response), response.into_inner().revision), (5, 5));
-    let secret = DeleteSecretRequest { name: format!("{name}/secrets/k") };
+    let secret = DeleteSecretRequest { name: format!("{name}/secrets/k"), ..Default::default() };
     assert_eq!(revision(&client.subscriptions.delete_secret(secret).await.unwrap()), 6);
     let subscription = DeleteSubscriptionRequest { name, ..DeleteSubscriptionRequest::default() };
     assert_eq!(revision(&client.subscriptions.delete_subscription(subscription).await.unwrap()), 7);
@@ -354,8 +354,24 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             subscriptions.list_secrets(request).await.map(drop)
         }
         Rpc::DeleteSecret => {
-            let request = DeleteSecretRequest { name: format!("{subscription}/secrets/none") };
+            let request = DeleteSecretRequest { name: format!("{subscription}/secrets/none"), ..Default::default() };
             subscriptions.delete_secret(request).await.map(drop)
+        }
+        Rpc::GetSecret => {
+            let request = GetSecretRequest { name: format!("{subscription}/secrets/none") };
+            subscriptions.get_secret(request).await.map(drop)
+        }
+        Rpc::RotateSecret => {
+            let request = RotateSecretRequest { parent: subscription, ..Default::default() };
+            subscriptions.rotate_secret(request).await.map(drop)
+        }
+        Rpc::PromoteSecret => {
+            let request = PromoteSecretRequest { name: format!("{subscription}/secrets/none"), ..Default::default() };
+            subscriptions.promote_secret(request).await.map(drop)
+        }
+        Rpc::ListPublicKeys => {
+            let request = ListPublicKeysRequest { parent: subscription, ..Default::default() };
+            subscriptions.list_public_keys(request).await.map(drop)
         }
         Rpc::CreateApiKey => {
             let api_key = Some(ApiKey { role: Role::Viewer.into(), tenant: parent, ..Default::default() });
@@ -422,7 +438,7 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
     }
 }
 
-const RPCS: [Rpc; 33] = [
+const RPCS: [Rpc; 37] = [
     Rpc::UpdateTenant,
     Rpc::UpdateEventType,
     Rpc::UpdateApiKey,
@@ -442,6 +458,10 @@ const RPCS: [Rpc; 33] = [
     Rpc::CreateSecret,
     Rpc::ListSecrets,
     Rpc::DeleteSecret,
+    Rpc::GetSecret,
+    Rpc::RotateSecret,
+    Rpc::PromoteSecret,
+    Rpc::ListPublicKeys,
     Rpc::CreateApiKey,
     Rpc::GetApiKey,
     Rpc::ListApiKeys,

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hookwire_control_plane::store::{Changes, Error, NewApiKey, NewSubscription, Store, StoreSettings};
+use hookwire_control_plane::signing_key::SigningKey;
+use hookwire_control_plane::store::{Changes, Error, Fields, NewApiKey, NewSubscription, Store, StoreSettings};
 use hookwire_proto::config::{self, change, resource};
 use hookwire_proto::name;
+use hookwire_proto::v1::secret::Algorithm;
 use hookwire_proto::v1::{self, api_key::Role};
 use zeroize::Zeroizing;
 
@@ -36,15 +38,17 @@ fn subscription(tenant: &str, id: &str) -> name::Subscription {
     name::Subscription { tenant: tenant.into(), subscription: id.into() }
 }
 
-fn new_subscription() -> NewSubscription {
+pub fn new_subscription() -> NewSubscription {
     NewSubscription {
-        display_name: String::new(),
-        url: "https://example.com/".into(),
-        event_types: vec!["*".into()],
-        shared_key: Some(("x-api-key".into(), Zeroizing::new("shared".into()))),
-        max_concurrency: 7,
+        fields: Fields {
+            url: "https://example.com/".into(),
+            event_types: vec!["*".into()],
+            shared_key: Some(("x-api-key".into(), Some(Zeroizing::new("shared".into())))),
+            max_concurrency: 7,
+            ..Fields::default()
+        },
         secret_id: "first".into(),
-        secret: Zeroizing::new(vec![1; 32]),
+        secret: SigningKey::hmac(vec![1; 32].into()),
     }
 }
 
@@ -113,8 +117,8 @@ async fn a_refused_write_leaves_nothing(database: Database) {
         store.create_tenant(&tenant("a"), &v1::Tenant::default()).await,
         Err(Error::AlreadyExists { .. })
     ));
-    let unregistered =
-        NewSubscription { event_types: vec!["*".into(), "x".into(), "y.*".into()], ..new_subscription() };
+    let mut unregistered = new_subscription();
+    unregistered.fields.event_types = vec!["*".into(), "x".into(), "y.*".into()];
     let refused = store.create_subscription(&subscription("a", "s"), unregistered).await;
     assert!(matches!(refused, Err(Error::EventTypesNotRegistered { event_types, .. }) if event_types == ["x"]));
     let nobody = tenant("nobody");
@@ -123,7 +127,10 @@ async fn a_refused_write_leaves_nothing(database: Database) {
     assert!(matches!(refused, Err(Error::NotFound { name }) if name == "tenants/nobody"));
     assert!(matches!(store.delete_tenant(&tenant("b"), "", false, "").await, Err(Error::NotFound { .. })));
     let secret = name::Secret { tenant: "a".into(), subscription: "s".into(), secret: "k".into() };
-    assert!(matches!(store.create_secret(&secret, &[1; 32]).await, Err(Error::NotFound { .. })));
+    assert!(matches!(
+        store.create_secret(&secret, &SigningKey::generate(Algorithm::HmacSha256)).await,
+        Err(Error::NotFound { .. })
+    ));
 
     assert_eq!(store.revision().await.unwrap(), 1);
     assert_eq!(sets(&store, 0).await.len(), 1);
@@ -156,8 +163,8 @@ async fn changes_rebuild_what_the_snapshot_says(database: Database) {
     let key = NewApiKey::unlimited("", Role::Publisher, Some(&owner), "text");
     store.create_api_key(&name::ApiKey { api_key: "k1".into() }, key).await.unwrap();
     let second = name::Secret { tenant: "a".into(), subscription: "s0".into(), secret: "second".into() };
-    store.create_secret(&second, &[2; 24]).await.unwrap();
-    store.delete_secret(&name::Secret { secret: "first".into(), ..second.clone() }).await.unwrap();
+    store.create_secret(&second, &SigningKey::hmac(vec![2; 24].into())).await.unwrap();
+    store.delete_secret(&name::Secret { secret: "first".into(), ..second.clone() }, "").await.unwrap();
     store.delete_subscription(&subscription("a", "s1"), "").await.unwrap();
     store
         .delete_event_type(&name::EventType { tenant: "b".into(), event_type: "invoice.paid".into() }, "")
@@ -189,7 +196,7 @@ async fn secrets_are_sealed_for_their_resource(database: Database) {
     let store = database.store().await;
     store.create_tenant(&tenant("a"), &v1::Tenant::default()).await.unwrap();
     let made = store.create_subscription(&subscription("a", "s"), new_subscription()).await.unwrap();
-    assert!(made.initial_secret.unwrap().key.starts_with("whsec_"), "shown this once");
+    assert!(made.initial_secret.unwrap().key.starts_with("whsec_AQEB"), "shown this once");
     let listed = store.list_secrets(&subscription("a", "s"), 0, 10).await.unwrap();
     assert_eq!(listed[0].key, "");
     let (_, resources) = store.snapshot().await.unwrap();

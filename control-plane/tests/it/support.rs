@@ -25,8 +25,8 @@ use hookwire_proto::v1::{
     ApiKey, CreateApiKeyRequest, CreateEventTypeRequest, CreateSubscriptionRequest, CreateTenantRequest, Subscription,
     Tenant, api_key::Role,
 };
-use sea_orm::ConnectionTrait as _;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -114,6 +114,29 @@ impl Database {
         Store::open(&settings, self.keys()).await.unwrap()
     }
 
+    /// Everything that is in the database: SQLite's files, or every row of PostgreSQL as text, bytes in hexadecimal.
+    pub async fn contents(&self) -> Vec<u8> {
+        if self.url.starts_with("sqlite") {
+            let files = std::fs::read_dir(self.directory.path()).unwrap().map(|file| file.unwrap().path());
+            let files = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("store.db"));
+            return files.flat_map(|path| std::fs::read(path).unwrap()).collect();
+        }
+        let connection = connect(&self.url).await;
+        let rows = async |sql: &str| -> Vec<String> {
+            let statement = Statement::from_string(DbBackend::Postgres, sql);
+            let rows = connection.query_all_raw(statement).await.unwrap();
+            rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+        };
+        let mut contents = Vec::new();
+        for table in rows("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'").await {
+            for row in rows(&format!("SELECT t::text FROM \"{table}\" t")).await {
+                contents.extend_from_slice(row.as_bytes());
+            }
+        }
+        connection.close().await.unwrap();
+        contents
+    }
+
     /// Settings of a control plane over this database, on free ports of the loopback.
     pub fn control_plane(&self) -> Settings {
         let key_file = self.directory.path().join("admin-key");
@@ -135,10 +158,14 @@ pub async fn drop_postgres(url: &str) {
     execute(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
 }
 
-async fn execute(server: &str, sql: &str) {
+async fn connect(server: &str) -> DatabaseConnection {
     let options = PgConnectOptions::from_str(server).unwrap();
     let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-    let connection = sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
+    sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
+}
+
+async fn execute(server: &str, sql: &str) {
+    let connection = connect(server).await;
     connection.execute_unprepared(sql).await.unwrap();
     connection.close().await.unwrap();
 }

@@ -93,7 +93,8 @@ pub(super) fn truncate(text: &mut String, length: usize) {
 /// The forms of the secrets, made when there is something to scrub: most answers are empty.
 struct Forms<'a> {
     secrets: &'a Secrets,
-    forms: std::cell::OnceCell<Vec<Zeroizing<Vec<u8>>>>,
+    /// By their first byte: at each place of a text only these can begin. The longest first.
+    forms: std::cell::OnceCell<Vec<Vec<Zeroizing<Vec<u8>>>>>,
 }
 
 impl<'a> Forms<'a> {
@@ -111,7 +112,7 @@ impl<'a> Forms<'a> {
         let mut at = 0;
         while at < text.len().min(length) {
             let rest = &text[at..];
-            let form = self.get().iter().find(|form| rest.starts_with(form));
+            let form = self.get()[usize::from(rest[0])].iter().find(|form| rest.starts_with(form));
             clean.extend_from_slice(form.map_or(&rest[..1], |_| REDACTED));
             at += form.map_or(1, |form| form.len());
         }
@@ -119,8 +120,14 @@ impl<'a> Forms<'a> {
         clean
     }
 
-    fn get(&self) -> &[Zeroizing<Vec<u8>>] {
-        self.forms.get_or_init(|| self.secrets.forms())
+    fn get(&self) -> &[Vec<Zeroizing<Vec<u8>>>] {
+        self.forms.get_or_init(|| {
+            let mut by_first = vec![Vec::new(); 256];
+            for form in self.secrets.forms() {
+                by_first[usize::from(form[0])].push(form);
+            }
+            by_first
+        })
     }
 }
 

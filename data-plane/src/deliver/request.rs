@@ -81,7 +81,7 @@ mod tests {
                 name: "tenants/a/subscriptions/s".into(),
                 url: "https://hooks.example.com/in".parse().ok(),
                 event_types: vec![],
-                secrets: vec![Secret { key: Some(keys.seal(&secret, &[1; 32])), name: secret }],
+                secrets: vec![Secret { key: Some(keys.seal(&secret, &[1; 32])), name: secret, ..Secret::default() }],
                 shared_key: None,
                 max_concurrency: None,
                 revision: 1,

@@ -81,6 +81,7 @@ pub(super) fn after(node: &Node, delivery: &DeliveryRecord, id: &str, finished: 
         dead_reason: reason.into(),
         node: node.id.clone(),
         publish_time_ms: delivery.publish_time_ms,
+        ping: delivery.ping,
     };
     Settled { successor, attempt: Some(attempt) }
 }

@@ -1,7 +1,9 @@
 use super::*;
 use std::sync::Arc;
 
-use hookwire_proto::config::{Secret, SharedKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hookwire_proto::config::{Secret, SharedKey, secret};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 use standardwebhooks::Webhook;
@@ -12,6 +14,7 @@ const NAME: &str = "tenants/acme/subscriptions/orders";
 const BODY: &str = r#"{"type":"invoice.paid","data":{"who":"Zoë"}}"#;
 const OLD: [u8; 32] = [7; 32];
 const NEW: [u8; 24] = [9; 24];
+const SEED: [u8; 32] = [5; 32];
 
 fn master_keys() -> MasterKeys {
     MasterKeys::parse(&MasterKeys::generate()).unwrap()
@@ -20,7 +23,8 @@ fn master_keys() -> MasterKeys {
 fn attempt(keys: &MasterKeys, secrets: &[(&str, &[u8])]) -> Attempt {
     let secrets = secrets.iter().map(|(id, key)| {
         let name = format!("{NAME}/secrets/{id}");
-        Secret { key: Some(keys.seal(&name, key)), name }
+        let algorithm = if *id == "pair" { secret::Algorithm::Ed25519 } else { secret::Algorithm::HmacSha256 };
+        Secret { key: Some(keys.seal(&name, key)), name, algorithm: algorithm.into(), ..Secret::default() }
     });
     let shared_key = SharedKey {
         header: "x-api-key".into(),
@@ -161,6 +165,32 @@ fn our_headers_win_over_a_pre_shared_key_of_the_same_name() {
 }
 
 #[test]
+fn v1a_stands_beside_v1_and_verifies_with_the_public_key() {
+    let keys = master_keys();
+    let signed = sign(&attempt(&keys, &[("old", &OLD), ("pair", &SEED)]), &keys, &rules(), SystemTime::now()).unwrap();
+    let header = signed.headers[WEBHOOK_SIGNATURE].to_str().unwrap();
+    let (v1a, v1) = header.split_once(' ').unwrap();
+    assert!(v1.starts_with("v1,"));
+    Webhook::from_bytes(OLD.to_vec()).unwrap().verify(BODY.as_bytes(), &signed.headers).unwrap();
+    assert_eq!(decode(token(&signed), &OLD).unwrap().header.kid.as_deref(), Some("old"));
+
+    let pair = standard::key_pair(&SEED).unwrap();
+    let public = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, &pair[32..]);
+    let signature = STANDARD.decode(v1a.strip_prefix("v1a,").unwrap()).unwrap();
+    let content = format!("msg_1.{}.{BODY}", signed.headers[WEBHOOK_TIMESTAMP].to_str().unwrap());
+    public.verify(content.as_bytes(), &signature).unwrap();
+    public.verify(content.replace("paid", "Paid").as_bytes(), &signature).unwrap_err();
+
+    let forms = signed.secrets.forms();
+    let has = |form: &str| forms.iter().any(|known| known.as_slice() == form.as_bytes());
+    for private in [&SEED[..], &pair[..]] {
+        assert!(has(&STANDARD.encode(private)) && has(&hex::encode(private)) && has(&hex::encode_upper(private)));
+        assert!(forms.iter().any(|known| known.as_slice() == private));
+    }
+    assert!(has(&STANDARD.encode(signature)));
+}
+
+#[test]
 fn every_form_of_every_secret_is_known() {
     let keys = master_keys();
     let key: Vec<u8> = (200..232).collect();
@@ -187,14 +217,16 @@ fn every_form_of_every_secret_is_known() {
 #[test]
 fn the_vector_of_the_sdks_is_what_is_made_here() {
     let keys = master_keys();
-    let mut attempt = attempt(&keys, &[("old", &OLD), ("new", &NEW)]);
+    let mut attempt = attempt(&keys, &[("old", &OLD), ("new", &NEW), ("pair", &SEED)]);
     Arc::get_mut(&mut attempt.subscription).unwrap().shared_key = None;
     let sent = 1_800_000_000;
     let signed = sign(&attempt, &keys, &rules(), SystemTime::UNIX_EPOCH + Duration::from_secs(sent)).unwrap();
     let headers = signed.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
     let secrets = [OLD.as_slice(), NEW.as_slice()].map(|key| format!("whsec_{}", STANDARD.encode(key)));
+    let public_key = format!("whpk_{}", STANDARD.encode(&standard::key_pair(&SEED).unwrap()[32..]));
     let made = serde_json::json!({
         "secrets": secrets,
+        "public_keys": [public_key],
         "audience": "https://hooks.example.com:8443",
         "sent": sent,
         "body": BODY,

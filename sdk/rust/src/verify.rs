@@ -1,4 +1,4 @@
-//! Verifies a request: its signature (Standard Webhooks 1.0.0, `v1`), its age, and its token.
+//! Verifies a request: its signature (Standard Webhooks 1.0.0, `v1` and `v1a`), its age, and its token.
 //!
 //! ```
 //! # use hookwire_sdk::verify::{Error, Verifier};
@@ -15,7 +15,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::{digest, hmac, signature};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
@@ -29,14 +29,17 @@ pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 /// Which check a request failed, and what was expected. Holds nothing secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A secret given to the verifier is none.
-    #[error("a secret is `whsec_` and standard base64; number {number} (from 1) of those given is not")]
+    /// A secret or public key given to the verifier is none.
+    #[error(
+        "a secret is `whsec_` and standard base64, a public key `whpk_` and that of 32 bytes; number {number} (from 1) of those \
+         given is neither"
+    )]
     Secret {
         /// Which one, from 1.
         number: usize,
     },
     /// No secret was given.
-    #[error("give the verifier at least one secret")]
+    #[error("give the verifier at least one secret or public key")]
     NoSecret,
     /// A header is not there.
     #[error("header {name} is missing")]
@@ -76,9 +79,18 @@ pub enum Error {
     },
     /// No signature fits.
     #[error(
-        "no v1 signature fits any of the secrets: another secret, or the id, time or body was changed (give the body as it arrived)"
+        "no {versions} signature fits any of the keys: another secret, or the id, time or body was changed (give the body as it \
+         arrived)"
     )]
-    Signature,
+    Signature {
+        /// Which the verifier has keys for: `v1`, `v1a`, or both.
+        versions: &'static str,
+    },
+    /// An audience is insisted on, which a token alone proves, and a token can't be verified with public keys.
+    #[error(
+        "the audience is proven by the token, and that can be verified with a `whsec_` secret only: give the verifier one"
+    )]
+    TokenKey,
     /// There is no token.
     #[error("there is no token, neither as `authorization: Bearer` nor in `webhook-token`")]
     TokenMissing,
@@ -163,20 +175,23 @@ pub struct Verified {
     pub attempt: Option<u32>,
     /// `webhook-replay`, if it is there. Not signed.
     pub replay: Option<String>,
-    /// What the token claims; `None` only if the verifier does not insist on one.
+    /// What the token claims; `None` only if the verifier does not insist on one, or has public keys only.
     pub claims: Option<Claims>,
 }
 
-/// Verifies requests that were signed with any of its secrets.
+/// Verifies requests that were signed with any of its keys.
 pub struct Verifier {
-    keys: Vec<Key>,
+    /// `whsec_`: for `v1` and for tokens.
+    secrets: Vec<Secret>,
+    /// `whpk_`: for `v1a`.
+    public_keys: Vec<signature::UnparsedPublicKey<Vec<u8>>>,
     audience: Option<String>,
     tolerance: Duration,
     leeway: Duration,
     insists_on_token: bool,
 }
 
-struct Key {
+struct Secret {
     signature: hmac::Key,
     token: DecodingKey,
 }
@@ -187,8 +202,8 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// Verifies one request against `secrets` (`whsec_…`, several while one is rotated). [`Verifier`] can do more, and is made
-/// once.
+/// Verifies one request against `secrets` (`whsec_…` or public keys `whpk_…`, several while one is rotated). [`Verifier`] can do
+/// more, and is made once.
 ///
 /// # Errors
 /// The first check that fails.
@@ -201,27 +216,44 @@ pub fn verify<S: AsRef<str>>(
 }
 
 impl Verifier {
-    /// A verifier that takes requests signed with any of these secrets, each as it was shown: `whsec_` and base64.
+    /// A verifier that takes requests signed with any of these keys, each as it was shown: a secret, `whsec_` and base64, for `v1`
+    /// and the token, or a public key, `whpk_` and base64, for `v1a`. With public keys only the token is not checked, since who
+    /// can verify it could make it.
     ///
     /// # Errors
     /// [`Error::Secret`] and [`Error::NoSecret`].
-    pub fn new<S: AsRef<str>>(secrets: impl IntoIterator<Item = S>) -> Result<Self, Error> {
-        let key = |(index, secret): (usize, S)| {
+    pub fn new<S: AsRef<str>>(keys: impl IntoIterator<Item = S>) -> Result<Self, Error> {
+        let (mut secrets, mut public_keys) = (Vec::new(), Vec::new());
+        for (index, key) in keys.into_iter().enumerate() {
             let wrong = Error::Secret { number: index + 1 };
-            let encoded = secret.as_ref().strip_prefix("whsec_").ok_or_else(|| wrong.clone())?;
-            let bytes = STANDARD.decode(encoded).ok().filter(|bytes| !bytes.is_empty()).ok_or(wrong)?;
-            let signature = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
-            Ok(Key { signature, token: DecodingKey::from_secret(&bytes) })
-        };
-        let keys = secrets.into_iter().enumerate().map(key).collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() {
+            let (prefix, encoded) = key.as_ref().split_once('_').ok_or_else(|| wrong.clone())?;
+            match (prefix, STANDARD.decode(encoded)) {
+                ("whsec", Ok(bytes)) if !bytes.is_empty() => {
+                    let signature = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
+                    secrets.push(Secret { signature, token: DecodingKey::from_secret(&bytes) });
+                }
+                ("whpk", Ok(bytes)) if bytes.len() == signature::ED25519_PUBLIC_KEY_LEN => {
+                    public_keys.push(signature::UnparsedPublicKey::new(&signature::ED25519, bytes));
+                }
+                _ => return Err(wrong),
+            }
+        }
+        if secrets.is_empty() && public_keys.is_empty() {
             return Err(Error::NoSecret);
         }
-        Ok(Self { keys, audience: None, tolerance: TOLERANCE, leeway: Duration::ZERO, insists_on_token: true })
+        let insists_on_token = !secrets.is_empty();
+        Ok(Self {
+            secrets,
+            public_keys,
+            audience: None,
+            tolerance: TOLERANCE,
+            leeway: Duration::ZERO,
+            insists_on_token,
+        })
     }
 
     /// Insists that the token is for this origin, such as `https://hooks.example.com`: a request that was sent to somebody
-    /// else who has the same secret is then refused.
+    /// else who has the same secret is then refused. Needs a `whsec_` secret: without one, every request is refused.
     #[must_use]
     pub fn audience(self, origin: impl Into<String>) -> Self {
         Self { audience: Some(origin.into()), ..self }
@@ -270,6 +302,8 @@ impl Verifier {
         let valid_until = optional(headers, "webhook-valid-until", SECONDS)?;
         let valid_until = valid_until.map(|text| seconds("webhook-valid-until", text)).transpose()?;
         let claims = match token(headers)? {
+            _ if self.secrets.is_empty() && self.audience.is_some() => return Err(Error::TokenKey),
+            _ if self.secrets.is_empty() => None,
             Some(token) => Some(self.check_token(token, message_id, body, now)?),
             None if self.insists_on_token => return Err(Error::TokenMissing),
             None => None,
@@ -290,12 +324,24 @@ impl Verifier {
     fn check_signature(&self, headers: &HeaderMap, id: &str, timestamp: &str, body: &[u8]) -> Result<(), Error> {
         let signatures = required(headers, "webhook-signature", "signatures like `v1,…`, separated by spaces")?;
         let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
-        let fits = signatures
-            .split(' ')
-            .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok())
-            // Compares in constant time.
-            .any(|tag| self.keys.iter().any(|key| hmac::verify(&key.signature, &signed, &tag).is_ok()));
-        if fits { Ok(()) } else { Err(Error::Signature) }
+        // Both compare in constant time.
+        let fits =
+            |signature: &str| match signature.split_once(',').map(|(version, tag)| (version, STANDARD.decode(tag))) {
+                Some(("v1", Ok(tag))) => {
+                    self.secrets.iter().any(|secret| hmac::verify(&secret.signature, &signed, &tag).is_ok())
+                }
+                Some(("v1a", Ok(tag))) => self.public_keys.iter().any(|key| key.verify(&signed, &tag).is_ok()),
+                _ => false,
+            };
+        if signatures.split(' ').any(fits) {
+            return Ok(());
+        }
+        let versions = match (self.secrets.is_empty(), self.public_keys.is_empty()) {
+            (false, false) => "v1 or v1a",
+            (true, _) => "v1a",
+            (false, true) => "v1",
+        };
+        Err(Error::Signature { versions })
     }
 
     fn check_age(&self, sent: u64, now: u64) -> Result<(), Error> {
@@ -337,8 +383,8 @@ impl Verifier {
         (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
         validation.required_spec_claims.clear();
         let mut error = Error::TokenSignature;
-        for key in &self.keys {
-            match jsonwebtoken::decode::<Claims>(token, &key.token, &validation) {
+        for secret in &self.secrets {
+            match jsonwebtoken::decode::<Claims>(token, &secret.token, &validation) {
                 Ok(data) => return Ok(data.claims),
                 Err(wrong) => match wrong.kind() {
                     ErrorKind::InvalidSignature => {}

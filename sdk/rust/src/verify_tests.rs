@@ -11,6 +11,8 @@ const KEY: [u8; 32] = [3; 32];
 const OTHER: [u8; 32] = [4; 32];
 const AUDIENCE: &str = "https://hooks.example.com";
 
+const NO_FIT: Error = Error::Signature { versions: "v1" };
+
 fn secret(key: &[u8]) -> String {
     format!("whsec_{}", STANDARD.encode(key))
 }
@@ -73,6 +75,71 @@ fn what_the_sender_makes_passes() {
     let verifier = Verifier::new(secrets).unwrap().audience(vector["audience"].as_str().unwrap());
     let verified = verifier.verify_at(&headers, body.as_bytes(), at(sent)).unwrap();
     assert_eq!((verified.timestamp, verified.valid_until), (sent, Some(sent + 20)));
+
+    // Who has the public key only.
+    let public_keys = vector["public_keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap());
+    let verifier = Verifier::new(public_keys).unwrap();
+    assert_eq!(verifier.verify_at(&headers, body.as_bytes(), at(sent)).unwrap().claims, None);
+    let changed = verifier.verify_at(&headers, body.replace("paid", "Paid").as_bytes(), at(sent));
+    assert_eq!(changed, Err(Error::Signature { versions: "v1a" }));
+}
+
+/// From the tests of another sender (svix-webhooks): its key, its signature.
+#[test]
+fn a_public_key_verifies_v1a_and_nothing_else() {
+    const PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+    const SENT: u64 = 1_614_265_330;
+    let body = br#"{"test": 2432232314}"#;
+    let v1a = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
+    let mut headers = HeaderMap::new();
+    headers.insert("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek".parse().unwrap());
+    headers.insert("webhook-timestamp", SENT.into());
+    headers.insert("webhook-signature", format!("v1,AAAA {v1a}").parse().unwrap());
+    let public = Verifier::new([PUBLIC]).unwrap();
+    let verified = public.verify_at(&headers, body, at(SENT)).unwrap();
+    assert_eq!((verified.timestamp, verified.claims), (SENT, None));
+    let no_fit = Err(Error::Signature { versions: "v1a" });
+    assert_eq!(public.verify_at(&headers, b"{}", at(SENT)), no_fit);
+    let other = format!("whpk_{}", STANDARD.encode([1; 32]));
+    assert_eq!(Verifier::new([other]).unwrap().verify_at(&headers, body, at(SENT)), no_fit);
+    let old = public.verify_at(&headers, body, at(SENT + 301));
+    assert!(matches!(old, Err(Error::TooOld { .. })), "age is checked all the same");
+
+    // The public key is no HMAC key, nor is a version its own to choose.
+    headers.insert("webhook-signature", v1a.replace("v1a", "v1").parse().unwrap());
+    assert_eq!(public.verify_at(&headers, body, at(SENT)), no_fit);
+    let bytes = STANDARD.decode(&PUBLIC["whpk_".len()..]).unwrap();
+    let confused = Webhook::from_bytes(bytes).unwrap().sign("msg_p5jXN8AQM9LWM0D4loKWxJek", SENT as i64, body).unwrap();
+    for version in ["v1", "v1a"] {
+        headers.insert("webhook-signature", confused.replace("v1", version).parse().unwrap());
+        assert_eq!(public.verify_at(&headers, body, at(SENT)), no_fit);
+    }
+}
+
+#[test]
+fn with_both_kinds_of_keys_one_signature_is_enough_and_the_token_is_checked() {
+    const PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+    let both = Verifier::new([PUBLIC, &secret(&KEY)]).unwrap().audience(AUDIENCE);
+    assert!(both.verify_at(&headers(), BODY, at(NOW)).unwrap().claims.is_some());
+    let mut without = headers();
+    without.remove("authorization");
+    assert_eq!(both.verify_at(&without, BODY, at(NOW)), Err(Error::TokenMissing));
+    let mut unsigned = headers();
+    unsigned.insert("webhook-signature", "v1,AAAA v1a,AAAA".parse().unwrap());
+    assert_eq!(both.verify_at(&unsigned, BODY, at(NOW)), Err(Error::Signature { versions: "v1 or v1a" }));
+}
+
+#[test]
+fn an_audience_is_not_taken_on_trust() {
+    let vector: Value = serde_json::from_str(include_str!("../../vectors/signed.json")).unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in vector["headers"].as_object().unwrap() {
+        headers.insert(name.parse::<http::HeaderName>().unwrap(), value.as_str().unwrap().parse().unwrap());
+    }
+    let (body, sent) = (vector["body"].as_str().unwrap(), vector["sent"].as_u64().unwrap());
+    let public = Verifier::new([vector["public_keys"][0].as_str().unwrap()]).unwrap();
+    let insisting = public.audience(vector["audience"].as_str().unwrap());
+    assert_eq!(insisting.verify_at(&headers, body.as_bytes(), at(sent)), Err(Error::TokenKey));
 }
 
 #[test]
@@ -108,16 +175,16 @@ fn each_failed_check_is_named() {
     let none = "Bearer eyJhbGciOiJub25lIn0.e30.".parse().unwrap();
     assert_eq!(with("authorization", none), Err(Error::TokenMalformed), "`none` is no algorithm");
     assert_eq!(with("webhook-valid-until", 1.into()), Err(Error::ValidUntil { expected: NOW + 20 }));
-    assert_eq!(with("webhook-signature", "v1,AAAA v1a,AAAA v2,AAAA".parse().unwrap()), Err(Error::Signature));
-    assert_eq!(with("webhook-id", "msg_2".parse().unwrap()), Err(Error::Signature));
-    assert_eq!(with("webhook-timestamp", (NOW + 1).into()), Err(Error::Signature));
+    assert_eq!(with("webhook-signature", "v1,AAAA v1a,AAAA v2,AAAA".parse().unwrap()), Err(NO_FIT));
+    assert_eq!(with("webhook-id", "msg_2".parse().unwrap()), Err(NO_FIT));
+    assert_eq!(with("webhook-timestamp", (NOW + 1).into()), Err(NO_FIT));
     for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
         assert_eq!(verify_with(|headers| drop(headers.remove(name))), Err(Error::MissingHeader { name }));
         let twice = verify_with(|headers| assert!(headers.append(name, "x".parse().unwrap())));
         assert!(matches!(twice, Err(Error::MalformedHeader { name: wrong, .. }) if wrong == name), "{name}");
     }
     let wrong_secret = Verifier::new([secret(&OTHER)]).unwrap().verify_at(&headers(), BODY, at(NOW));
-    assert_eq!(wrong_secret, Err(Error::Signature));
+    assert_eq!(wrong_secret, Err(NO_FIT));
 }
 
 #[test]
@@ -156,10 +223,11 @@ fn a_token_may_be_elsewhere_or_not_be_asked_for() {
 
 #[test]
 fn a_secret_that_is_none_is_said_without_being_shown() {
-    for secret in ["", "whsec_", "whsec_not base64", &STANDARD.encode(KEY)] {
+    let (short, private) = (format!("whpk_{}", STANDARD.encode([1; 31])), format!("whsk_{}", STANDARD.encode([1; 64])));
+    for secret in ["", "whsec_", "whsec_not base64", "whpk_", &short, &private, &STANDARD.encode(KEY)] {
         let error = Verifier::new([self::secret(&KEY).as_str(), secret]).unwrap_err();
         assert_eq!(error, Error::Secret { number: 2 });
-        assert!(secret.is_empty() || secret == "whsec_" || !error.to_string().contains(secret));
+        assert!(secret.is_empty() || secret.ends_with('_') || !error.to_string().contains(secret));
     }
     assert_eq!(Verifier::new([""; 0]).unwrap_err(), Error::NoSecret);
 }
@@ -170,7 +238,7 @@ proptest! {
         let mut body = BODY.to_vec();
         let index = at_byte.index(body.len());
         body[index] ^= 1 << bit;
-        prop_assert_eq!(verifier().verify_at(&headers(), &body, at(NOW)), Err(Error::Signature));
+        prop_assert_eq!(verifier().verify_at(&headers(), &body, at(NOW)), Err(NO_FIT));
     }
 
     #[test]

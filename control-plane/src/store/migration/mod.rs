@@ -6,13 +6,21 @@ use sea_orm_migration::prelude::*;
 mod columns;
 mod m0001_tables;
 mod m0002_audit;
+mod m0003_subscription_settings;
 mod m0004_index;
+mod m0006_secrets;
 
 /// All steps, in order.
 pub(super) struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_tables::Migration), Box::new(m0002_audit::Migration), Box::new(m0004_index::Migration)]
+        vec![
+            Box::new(m0001_tables::Migration),
+            Box::new(m0002_audit::Migration),
+            Box::new(m0003_subscription_settings::Migration),
+            Box::new(m0004_index::Migration),
+            Box::new(m0006_secrets::Migration),
+        ]
     }
 }
