@@ -40,7 +40,9 @@ pub fn build(
 ) -> Result<Request, sign::Error> {
     let url = attempt.subscription.url.clone().ok_or(sign::Error::NoUrl)?;
     let sign::Signed { mut headers, secrets } = sign::sign(attempt, keys, rules, now)?;
-    headers.insert(CONTENT_TYPE, sign::value("content-type", attempt.content_type.clone())?);
+    let content_type = attempt.subscription.settings.as_deref().map(|settings| &settings.content_type);
+    let content_type = content_type.filter(|own| !own.is_empty()).unwrap_or(&attempt.content_type);
+    headers.insert(CONTENT_TYPE, sign::value("content-type", content_type.clone())?);
     headers.insert(USER_AGENT, AGENT);
     headers.insert(WEBHOOK_ATTEMPT, HeaderValue::from(attempt.number));
     if !attempt.replay.is_empty() {
@@ -84,6 +86,7 @@ mod tests {
                 secrets: vec![Secret { key: Some(keys.seal(&secret, &[1; 32])), name: secret, ..Secret::default() }],
                 shared_key: None,
                 max_concurrency: None,
+                settings: None,
                 revision: 1,
             }),
             message_id: "msg_1".into(),

@@ -1,10 +1,10 @@
 //! The one way from an [`Attempt`] to what came of it.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hookwire_proto::seal::MasterKeys;
-use tower::timeout::TimeoutLayer;
+use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _};
 use tracing::Instrument as _;
@@ -20,7 +20,10 @@ use crate::trace::Ids;
 
 /// Makes attempts. Clones share connections.
 #[derive(Clone)]
-pub struct Attempter(BoxCloneSyncService<Attempt, Answer, BoxError>);
+pub struct Attempter {
+    stack: BoxCloneSyncService<Attempt, Answer, BoxError>,
+    timeout: Duration,
+}
 
 impl Attempter {
     /// Attempts as the settings say, with secrets that open under `keys`.
@@ -52,14 +55,18 @@ impl Attempter {
             Ok(request)
         };
         let stack = ServiceBuilder::new()
-            // Over everything, the body of the answer included: a recipient holds a place in its lane no longer than this.
-            .layer(TimeoutLayer::new(settings.attempt_timeout))
             // As late as there is still a request to be changed: the token ages from here.
             .filter(sign)
             // What the URL says by itself; what its name resolves to is checked by the client's resolver, at that moment.
             .filter(guard)
             .service(client);
-        Ok(Self(BoxCloneSyncService::new(stack)))
+        Ok(Self { stack: BoxCloneSyncService::new(stack), timeout: settings.attempt_timeout })
+    }
+
+    /// A subscription may ask for less time than the node allows, not for more.
+    fn timeout_of(&self, attempt: &Attempt) -> Duration {
+        let own = attempt.subscription.settings.as_deref().and_then(|settings| settings.attempt_timeout);
+        own.map_or(self.timeout, |own| own.min(self.timeout))
     }
 
     /// Makes one attempt. Never fails: a failure is what came of it.
@@ -74,7 +81,10 @@ impl Attempter {
         );
         async {
             let (started, clock) = (SystemTime::now(), Instant::now());
-            let result = self.0.clone().oneshot(attempt).await.map_err(|error| failure::classify(&*error));
+            // Over everything, the body of the answer included: a recipient holds a place in its lane no longer than this.
+            let made = tokio::time::timeout(self.timeout_of(&attempt), self.stack.clone().oneshot(attempt));
+            let result = made.await.unwrap_or_else(|_| Err(Elapsed::new().into()));
+            let result = result.map_err(|error| failure::classify(&*error));
             let finished = Finished { result, started, duration: clock.elapsed() };
             match &finished.result {
                 Ok(answer) => tracing::debug!(status = answer.status, duration = ?finished.duration, "answered"),
