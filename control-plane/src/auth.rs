@@ -83,6 +83,15 @@ pub enum Rpc {
     CreateTenantToken,
     GetAuditEntry,
     ListAuditEntries,
+    PauseSubscription,
+    EnableSubscription,
+    CreateReplay,
+    GetReplay,
+    ListReplays,
+    PauseReplay,
+    ResumeReplay,
+    CancelReplay,
+    WatchReplay,
 }
 
 /// Every scope that narrows what a key may do.
@@ -101,6 +110,8 @@ pub const SCOPES: &[&str] = &[
     "messages.read",
     // Deliveries, attempts and dead letters.
     "deliveries.read",
+    "replays.read",
+    "replays.write",
     // Of the data plane.
     "messages.publish",
 ];
@@ -140,8 +151,15 @@ impl Rpc {
             Self::GetEventType | Self::ListEventTypes => {
                 (&[Admin, TenantAdmin, Publisher, Viewer], Tenant, "eventTypes.read")
             }
-            Self::CreateSubscription | Self::DeleteSubscription => {
-                (&[Admin, TenantAdmin], Tenant, "subscriptions.write")
+            Self::CreateSubscription
+            | Self::DeleteSubscription
+            | Self::PauseSubscription
+            | Self::EnableSubscription => (&[Admin, TenantAdmin], Tenant, "subscriptions.write"),
+            Self::CreateReplay | Self::PauseReplay | Self::ResumeReplay | Self::CancelReplay => {
+                (&[Admin, TenantAdmin], Tenant, "replays.write")
+            }
+            Self::GetReplay | Self::ListReplays | Self::WatchReplay => {
+                (&[Admin, TenantAdmin, Viewer], Tenant, "replays.read")
             }
             Self::GetSubscription | Self::ListSubscriptions => {
                 (&[Admin, TenantAdmin, Viewer], Tenant, "subscriptions.read")
@@ -396,6 +414,15 @@ mod tests {
         Rpc::CreateTenantToken,
         Rpc::GetAuditEntry,
         Rpc::ListAuditEntries,
+        Rpc::PauseSubscription,
+        Rpc::EnableSubscription,
+        Rpc::CreateReplay,
+        Rpc::GetReplay,
+        Rpc::ListReplays,
+        Rpc::PauseReplay,
+        Rpc::ResumeReplay,
+        Rpc::CancelReplay,
+        Rpc::WatchReplay,
     ];
 
     /// What is allowed, written out once more: for each RPC the roles of an unbound key (`A`dmin, `T`enant admin,
@@ -416,6 +443,9 @@ mod tests {
             Rpc::CreateApiKey | Rpc::GetApiKey | Rpc::ListApiKeys | Rpc::UpdateApiKey | Rpc::DeleteApiKey => {
                 ["A", "A", "A"]
             }
+            Rpc::PauseSubscription | Rpc::EnableSubscription => ["AT", "AT", ""],
+            Rpc::CreateReplay | Rpc::PauseReplay | Rpc::ResumeReplay | Rpc::CancelReplay => ["AT", "AT", ""],
+            Rpc::GetReplay | Rpc::ListReplays | Rpc::WatchReplay => ["ATV", "ATV", ""],
             Rpc::CreateTenantToken => ["A", "A", ""],
             // Which entries it may see is for the service.
             Rpc::GetAuditEntry | Rpc::ListAuditEntries => ["A", "A", "A"],

@@ -6,7 +6,7 @@
 //!
 //! * `settings`: what is kept, and for how long
 //! * `rows`: records as rows (pure); [`store::index`] writes and reads them
-//! * [`Observe`]: whoever wants to see every attempt, such as health, whatever is kept
+//! * [`Observe`]: whoever wants to see every attempt and dead letter, such as health, whatever is kept
 //!
 //! Consumer group `index`: each control plane has its share of the partitions. While the store is away nothing is finished and
 //! membership goes on; when it is back, the index goes on where it was. What is written twice is there once.
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hookwire_log::forward::{self, now_ms};
-use hookwire_log::{ConsumerOptions, Partition, Record, Topic, codec, stage};
+use hookwire_log::{ConsumerOptions, Offset, Partition, Record, Topic, codec, stage};
 use hookwire_proto::log::{AttemptBatch, AttemptRecord, DeliveryRecord, QuarantineReason};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -47,13 +47,28 @@ const TEND_EVERY: Duration = Duration::from_secs(300);
 /// A record is from the future beyond this, and from a clock that nobody has.
 const FUTURE_MS: i64 = DAY_MS;
 
-/// Sees every attempt that is in the log, whatever the index keeps of it.
+/// Sees every attempt and every dead letter that is in the log, whatever the index keeps of them.
 #[async_trait]
 pub trait Observe: Send + Sync + 'static {
     /// Attempts of one tenant, in the order of the log. Their offset is finished only after this has returned, so what
     /// follows from them is to be durable by then, however long that takes; dropped when the partition is another's. At least
     /// once: after a crash the same attempts come again.
     async fn observe(&self, attempts: &[AttemptRecord]);
+
+    /// Dead letters in the order of their partition, of several subscriptions; the same is promised as for attempts.
+    async fn observe_dead(&self, _dead_letters: &[DeadLetter<'_>]) {}
+
+    /// This process has been given a partition: what it remembers of others' doings may be out of date.
+    fn assigned(&self) {}
+}
+
+/// A dead letter, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct DeadLetter<'a> {
+    /// Its offset in the partition of its subscription.
+    pub offset: Offset,
+    /// What died.
+    pub delivery: &'a DeliveryRecord,
 }
 
 /// What fills the index.
@@ -84,11 +99,8 @@ impl Index {
 
 /// Runs the stage, and again when it has failed.
 async fn consume(worker: Arc<Worker>, shutdown: &CancellationToken) {
-    // With nothing to keep, attempts are still observed.
-    let topics: &[_] = match worker.settings.policy {
-        Policy::None => &[Topic::Attempts],
-        Policy::All | Policy::Failures => &[Topic::Attempts, Topic::DeadLetters],
-    };
+    // Whatever is kept: they are observed.
+    let topics = &[Topic::Attempts, Topic::DeadLetters];
     loop {
         let Some(Some(log)) = shutdown.run_until_cancelled(worker.log.wait()).await else { return };
         let task = |partition| worker.clone().follow(log.clone(), partition);
@@ -137,6 +149,7 @@ enum Entry {
 impl Worker {
     /// Indexes a partition until it is revoked.
     async fn follow(self: Arc<Self>, log: Arc<dyn hookwire_log::Log>, mut partition: Partition) {
+        self.observers.iter().for_each(|observer| observer.assigned());
         while let Some(records) = self.gather(&mut partition).await {
             tokio::select! {
                 biased;
@@ -181,6 +194,18 @@ impl Worker {
                 for observer in &self.observers {
                     observer.observe(&batch.attempts).await;
                 }
+            }
+        }
+        let dead: Vec<_> = entries
+            .iter()
+            .filter_map(|(record, entry)| match entry {
+                Entry::DeadLetter(delivery) => Some(DeadLetter { offset: record.offset, delivery }),
+                Entry::Attempts(_) => None,
+            })
+            .collect();
+        if !dead.is_empty() {
+            for observer in &self.observers {
+                observer.observe_dead(&dead).await;
             }
         }
         if self.settings.policy == Policy::None {

@@ -8,6 +8,7 @@
 //! * `expiry`: deletes secrets that have expired
 //! * [`index`]: attempts and dead letters from the log → the store
 //! * [`log`]: the log, which nothing but the index, payloads and replays waits for
+//! * [`replay`]: deliveries that are made again, and those that waited for their subscription
 //! * `ops`: probes
 //! * `config`: settings
 //!
@@ -29,6 +30,7 @@ use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
 use hookwire_proto::v1::message_service_server::MessageServiceServer;
+use hookwire_proto::v1::replay_service_server::ReplayServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
 use hookwire_proto::{DESCRIPTORS, name};
@@ -42,7 +44,8 @@ use tonic_health::ServingStatus;
 use crate::api::Api;
 use crate::config::Settings;
 use crate::index::Index;
-use crate::store::{NewApiKey, Store};
+use crate::replay::Replays;
+use crate::store::{Actor, NewApiKey, Store};
 
 pub mod api;
 pub mod auth;
@@ -52,6 +55,7 @@ pub mod index;
 pub mod log;
 mod ops;
 pub mod push;
+pub mod replay;
 pub mod signing_key;
 pub mod store;
 
@@ -66,6 +70,7 @@ const SERVICES: &[&str] = &[
     <AttemptServiceServer<Api> as NamedService>::NAME,
     <DeadLetterServiceServer<Api> as NamedService>::NAME,
     <AuditServiceServer<Api> as NamedService>::NAME,
+    <ReplayServiceServer<Api> as NamedService>::NAME,
 ];
 
 /// A connection that is silent for this long is asked whether it lives, and closed if it doesn't answer in time.
@@ -184,6 +189,7 @@ impl ControlPlane {
         let node_settings = node::Settings { layout: Some((&layout).into()) };
         let (log, opener) = log::Log::new(layout, open_log);
         let rows = store::Index::new(store.clone());
+        let system = |part: &str| store.by(Actor::system(part, part));
         let (health, health_service) = tonic_health::server::health_reporter();
         for &service in SERVICES {
             health.set_service_status(service, ServingStatus::Serving).await;
@@ -196,6 +202,7 @@ impl ControlPlane {
             policy: settings.index.policy,
             log: log.clone(),
             log_retention: settings.log_retention,
+            shutdown: shutdown.clone(),
         });
         let api = server(api_tls(&settings)?, "api.tls_cert_file")?
             .timeout(settings.api.request_timeout)
@@ -211,7 +218,15 @@ impl ControlPlane {
         let stopped = CancellationToken::new();
         let log_closed = tokio::spawn(opener.run(stopped.clone()));
         // It leaves its group at once, so that another control plane goes on with its partitions.
-        let index = Index { log, store: rows, settings: settings.index.clone(), observers: Vec::new() };
+        let late = replay::Late { log: log.clone(), store: system("replay") };
+        let replays = Replays {
+            log: log.clone(),
+            store: system("replay"),
+            index: rows.clone(),
+            owner: name::new_id('c'),
+        };
+        let replayed = tokio::spawn(replays.run(shutdown.child_token()));
+        let index = Index { log, store: rows, settings: settings.index.clone(), observers: vec![Arc::new(late)] };
         let indexing = shutdown.child_token();
         let indexed = tokio::spawn(index.run(indexing.clone()));
         let ops = tokio::spawn(ops::serve(listeners.ops, store.clone(), shutdown.clone(), stopped.clone()));
@@ -234,6 +249,7 @@ impl ControlPlane {
         };
         indexing.cancel();
         indexed.await.map_err(serve_error)?;
+        replayed.await.map_err(serve_error)?;
         stopped.cancel();
         let probed = ops.await.map_err(serve_error)?.map_err(serve_error);
         log_closed.await.map_err(serve_error)?;

@@ -291,6 +291,22 @@ impl World {
         self.snapshots.send_replace(Some(Arc::new(Snapshot::new(revision, resources))));
     }
 
+    /// One subscription with a state that this revision made.
+    pub fn configure_state(&self, revision: i64, id: &str, state: config::subscription::State) {
+        let resource = config::Subscription {
+            name: subscription(id),
+            url: "https://example.com/".into(),
+            event_types: vec!["*".into()],
+            max_concurrency: 4,
+            state: state.into(),
+            state_revision: revision,
+            revision,
+            ..Default::default()
+        };
+        let resource = config::Resource { resource: Some(resource::Resource::Subscription(resource)) };
+        self.snapshots.send_replace(Some(Arc::new(Snapshot::new(revision, [resource]))));
+    }
+
     pub fn dispatch(&self) -> Running {
         self.dispatch_with(dispatch::Settings::default())
     }

@@ -112,6 +112,7 @@ impl Sender {
                 }),
                 max_concurrency: None,
                 settings: None,
+                waits_since: None,
                 revision: 1,
             }),
             message_id: "msg_1".into(),

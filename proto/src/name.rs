@@ -216,6 +216,10 @@ resource!(
     ["tenants" tenant, "subscriptions" subscription, "deadLetters" dead_letter]
 );
 resource!(
+    /// `tenants/{tenant}/replays/{replay}`
+    Replay, "tenants/{tenant}/replays/{replay}", check_id, ["tenants" tenant, "replays" replay]
+);
+resource!(
     /// `apiKeys/{api_key}`
     ApiKey, "apiKeys/{api_key}", check_id, ["apiKeys" api_key]
 );

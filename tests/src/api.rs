@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
 use hookwire_proto::v1::publish_service_client::PublishServiceClient;
+use hookwire_proto::v1::replay_service_client::ReplayServiceClient;
 use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use hookwire_proto::v1::tenant_service_client::TenantServiceClient;
 use hookwire_proto::v1::{
@@ -95,6 +96,11 @@ impl Api {
     /// `ApiKeyService`.
     pub fn api_keys(&self) -> ApiKeyServiceClient<Connection> {
         ApiKeyServiceClient::new(self.connection())
+    }
+
+    /// `ReplayService`.
+    pub fn replays(&self) -> ReplayServiceClient<Connection> {
+        ReplayServiceClient::new(self.connection())
     }
 
     /// `PublishService`.

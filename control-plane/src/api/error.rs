@@ -38,6 +38,9 @@ pub enum Error {
     /// The operator has switched the index off.
     #[error("the index is off: messages, deliveries, attempts and dead letters are not kept (setting `index.policy`)")]
     IndexDisabled,
+    /// This control plane ends, and what it streams.
+    #[error("this control plane is shutting down: go on with another")]
+    ShuttingDown,
     /// The log did not do it.
     #[error(transparent)]
     Log(#[from] hookwire_log::Error),
@@ -65,6 +68,7 @@ impl Error {
             Self::Denied(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
             Self::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             Self::IndexDisabled => (Code::FailedPrecondition, "INDEX_DISABLED"),
+            Self::ShuttingDown => (Code::Unavailable, "NOT_READY"),
             // Whatever it is, it is the operator's to mend, and nothing that the caller sent.
             Self::Log(_) => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::Store(error) => match error {
@@ -78,6 +82,8 @@ impl Error {
                 Store::TooManySecrets { .. } => (Code::FailedPrecondition, "TOO_MANY_SECRETS"),
                 Store::LastSecret { .. } => (Code::FailedPrecondition, "LAST_SECRET"),
                 Store::NoSecret { .. } => (Code::FailedPrecondition, "NO_SECRET"),
+                Store::ReplayEnded { .. } => (Code::FailedPrecondition, "REPLAY_ENDED"),
+                Store::TooManyReplays { .. } => (Code::FailedPrecondition, "TOO_MANY_REPLAYS"),
                 Store::SignsNoToken { .. } => (Code::FailedPrecondition, "SIGNS_NO_TOKEN"),
                 Store::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
                 Store::Setting { .. } | Store::MasterKeyMissing { .. } | Store::Corrupt { .. } | Store::Failed(_) => {
@@ -89,6 +95,7 @@ impl Error {
 
     fn message(&self, code: Code) -> String {
         match code {
+            Code::Unavailable if matches!(self, Self::ShuttingDown) => self.to_string(),
             Code::Unavailable if matches!(self, Self::Log(_)) => "the log is unavailable; try again".into(),
             Code::Unavailable => "the store is unavailable; try again, a write may or may not have been made".into(),
             Code::Internal => "an error of the server, which has logged it".into(),
@@ -125,11 +132,12 @@ impl Error {
             Self::Store(Store::HasChildren { name } | Store::LastSecret { name } | Store::SignsNoToken { name }) => {
                 precondition(name)
             }
+            Self::Store(Store::ReplayEnded { name, .. } | Store::TooManyReplays { tenant: name, .. }) => precondition(name),
             Self::Store(Store::TooManySecrets { subscription, .. } | Store::NoSecret { subscription, .. }) => {
                 precondition(subscription);
             }
             Self::IndexDisabled => precondition("index.policy"),
-            Self::Log(_) => {}
+            Self::Log(_) | Self::ShuttingDown => {}
             Self::Store(
                 Store::EventTypesNotRegistered { tenant, event_types }
                 | Store::EventTypesDeprecated { tenant, event_types },
@@ -184,6 +192,8 @@ fn resource_type(name: &str) -> &'static str {
         "hookwire.dev/Attempt"
     } else if name::DeadLetter::parse(name).is_ok() {
         "hookwire.dev/DeadLetter"
+    } else if name::Replay::parse(name).is_ok() {
+        "hookwire.dev/Replay"
     } else if name::AuditEntry::parse(name).is_ok() {
         "hookwire.dev/AuditEntry"
     } else {

@@ -17,10 +17,12 @@ use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
 use hookwire_proto::v1::message_service_server::MessageServiceServer;
+use hookwire_proto::v1::replay_service_server::ReplayServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
 use hookwire_proto::{egress, name};
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response};
@@ -44,6 +46,7 @@ mod mask;
 mod message;
 mod new_subscription;
 pub mod page;
+mod replay;
 mod secret;
 mod settings;
 mod subscription;
@@ -69,6 +72,8 @@ pub struct Api {
     policy: Policy,
     log: Log,
     log_retention: Duration,
+    /// Ends what goes on for long: streams.
+    shutdown: CancellationToken,
 }
 
 /// What the services are made of.
@@ -86,13 +91,15 @@ pub struct Parts {
     pub log: Log,
     /// For how long the log keeps what was published.
     pub log_retention: Duration,
+    /// Ends what goes on for long: streams.
+    pub shutdown: CancellationToken,
 }
 
 impl Api {
     /// The services.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, egress, index, policy, log, log_retention } = parts;
-        Self { store, egress: Arc::new(egress), index, policy, log, log_retention }
+        let Parts { store, egress, index, policy, log, log_retention, shutdown } = parts;
+        Self { store, egress: Arc::new(egress), index, policy, log, log_retention, shutdown }
     }
 
     /// All services, for tonic's server.
@@ -106,6 +113,7 @@ impl Api {
             .add_service(AttemptServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(DeadLetterServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(AuditServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(ReplayServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ApiKeyServiceServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES))
     }
 

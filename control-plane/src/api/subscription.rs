@@ -1,9 +1,11 @@
 //! `hookwire.v1.SubscriptionService`; its RPCs about secrets are in [`secret`].
 
 use hookwire_proto::name;
+use hookwire_proto::v1::enable_subscription_request::Waiting;
 use hookwire_proto::v1::subscription_service_server::SubscriptionService;
 use hookwire_proto::v1::{
-    CreateSecretRequest, CreateSubscriptionRequest, DeleteSecretRequest, DeleteSubscriptionRequest, GetSecretRequest,
+    CreateSecretRequest, CreateSubscriptionRequest, DeleteSecretRequest, DeleteSubscriptionRequest,
+    EnableSubscriptionRequest, GetSecretRequest, PauseSubscriptionRequest,
     GetSubscriptionRequest, ListPublicKeysRequest, ListPublicKeysResponse, ListSecretsRequest, ListSecretsResponse,
     ListSubscriptionsRequest, ListSubscriptionsResponse, PromoteSecretRequest, RotateSecretRequest, Secret,
     Subscription,
@@ -57,6 +59,34 @@ impl SubscriptionService for Api {
         let (call, request) = self.authorized(Rpc::DeleteSubscription, request, |request| &request.name).await?;
         let name = field("name", name::Subscription::parse(&request.name))?;
         Ok(written(call.store.delete_subscription(&name, &request.etag).await?, ()))
+    }
+
+    async fn pause_subscription(
+        &self,
+        request: Request<PauseSubscriptionRequest>,
+    ) -> Result<Response<Subscription>, Status> {
+        let (call, request) = self.authorized(Rpc::PauseSubscription, request, |request| &request.name).await?;
+        let mut violations = Violations::default();
+        let name = violations.check("name", name::Subscription::parse(&request.name));
+        violations.description("reason", &request.reason);
+        let name = violations.finish_with(name)?;
+        let subscription = call.store.pause_subscription(&name, &request.etag, &request.reason).await?;
+        Ok(written(subscription.revision, subscription))
+    }
+
+    async fn enable_subscription(
+        &self,
+        request: Request<EnableSubscriptionRequest>,
+    ) -> Result<Response<Subscription>, Status> {
+        let (call, request) = self.authorized(Rpc::EnableSubscription, request, |request| &request.name).await?;
+        let mut violations = Violations::default();
+        let name = violations.check("name", name::Subscription::parse(&request.name));
+        let waiting = Waiting::try_from(request.waiting).map_err(|_| "must be WAITING_DELIVER or WAITING_DROP");
+        let waiting = violations.check("waiting", waiting);
+        violations.description("reason", &request.reason);
+        let (name, waiting) = violations.finish_with(name.zip(waiting))?;
+        let subscription = call.store.enable_subscription(&name, &request.etag, &request.reason, waiting).await?;
+        Ok(written(subscription.revision, subscription))
     }
 
     async fn create_secret(&self, request: Request<CreateSecretRequest>) -> Result<Response<Secret>, Status> {

@@ -73,6 +73,7 @@ impl Store {
             resources.push(row.resource(&secrets)?);
         }
         resources.extend(api_key::Entity::find().all(&view).await?.iter().map(Resource::from));
+        resources.extend(super::replay::resources(&view).await?);
         view.rollback().await?;
         Ok((revision, resources))
     }

@@ -89,6 +89,13 @@ pub mod subscription {
         pub max_concurrency: i32,
         /// The number in `hookwire.v1.Subscription.State`.
         pub state: i32,
+        /// An encoded `hookwire.v1.Subscription.StateChange`, if there was one.
+        pub state_change: Option<Vec<u8>>,
+        /// The revision that made the state; 0: of its creation.
+        pub state_revision: i64,
+        /// The revision that enabled it last; 0: its creation.
+        pub enabled_revision: i64,
+        pub waiting_since: Option<TimeDateTimeWithTimeZone>,
         pub description: String,
         /// A JSON object.
         pub labels: String,
@@ -237,3 +244,4 @@ pub mod answer {
 }
 
 pub mod index;
+pub mod replay;

@@ -1,6 +1,6 @@
 //! What the store could not do, told apart by what the caller does.
 
-use hookwire_proto::v1::secret::Algorithm;
+use hookwire_proto::v1::{self, secret::Algorithm};
 use sea_orm::sqlx::postgres::PgDatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::sqlx::{self, error::DatabaseError};
@@ -84,6 +84,22 @@ pub enum Error {
     SignsNoToken {
         /// Name of the secret.
         name: String,
+    },
+    /// A replay that has ended does not go on.
+    #[error("{name} has ended ({}); create another", state.as_str_name())]
+    ReplayEnded {
+        /// Its name.
+        name: String,
+        /// How it has ended.
+        state: v1::replay::State,
+    },
+    /// The tenant has as many replays under way as it may have.
+    #[error("{tenant} has {limit} replays that have not ended, which is the most; wait for one, or cancel one")]
+    TooManyReplays {
+        /// Name of the tenant.
+        tenant: String,
+        /// How many it may have.
+        limit: u64,
     },
     /// The database can't be reached, or can't do this now. Try again.
     #[error("the store is unavailable")]

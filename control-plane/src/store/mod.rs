@@ -22,12 +22,14 @@ mod error;
 mod event_type;
 pub mod index;
 mod migration;
+pub mod replay;
 mod reseal;
 mod seal;
 mod secret;
 mod settings;
 mod subscription;
 mod subscription_settings;
+mod subscription_state;
 mod tenant;
 mod write;
 
@@ -42,6 +44,7 @@ pub use secret::MAX_SECRETS;
 pub use settings::StoreSettings;
 pub use subscription::{Fields, NewSubscription};
 pub use subscription_settings::NewSettings;
+pub use subscription_state::{Cause, Seen};
 
 /// A handle on the store; clones share it.
 #[derive(Debug, Clone)]
@@ -83,6 +86,11 @@ impl Store {
     #[must_use]
     pub fn by(&self, actor: Actor) -> Self {
         Self { actor: Arc::new(actor), once: None, ..self.clone() }
+    }
+
+    /// Who writes, as audit entries name them.
+    fn caller(&self) -> &str {
+        &self.actor.caller
     }
 
     /// Identity of the store, made with its first tables: revisions of another store mean nothing here.

@@ -73,6 +73,10 @@ impl Store {
             shared_key_value: None,
             max_concurrency: 0,
             state: v1::subscription::State::Enabled.into(),
+            state_change: None,
+            state_revision: 0,
+            enabled_revision: 0,
+            waiting_since: None,
             description: String::new(),
             labels: String::new(),
             settings: None,
@@ -233,6 +237,7 @@ impl Model {
             name: self.name(),
             event_types: self.event_types(),
             labels: self.labels()?,
+            state_change: self.state_change()?,
             ..Default::default()
         };
         if let Some(settings) = self.settings()? {
@@ -245,6 +250,7 @@ impl Model {
             shared_key: self.shared_key_header.map(|header| v1::SharedKey { header, value: String::new() }),
             max_concurrency: self.max_concurrency,
             state: self.state,
+            waiting_since_time: self.waiting_since.and_then(timestamp),
             create_time: timestamp(self.create_time),
             update_time: timestamp(self.update_time),
             revision: self.revision,
@@ -271,6 +277,8 @@ impl Model {
             shared_key,
             max_concurrency: self.max_concurrency,
             revision: self.revision,
+            state: self.state,
+            state_revision: self.state_revision,
             settings: self.settings()?,
         };
         Ok(config::Resource { resource: Some(config::resource::Resource::Subscription(subscription)) })

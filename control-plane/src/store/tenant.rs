@@ -102,6 +102,7 @@ impl Store {
         let mut write = self.write().await?;
         let row = find(&write.transaction, tenant).await?;
         check_etag(tenant, row.revision, etag)?;
+        write.delete_replays(&tenant.tenant).await?;
         if force {
             write.delete_below(&tenant.tenant).await?;
         }
@@ -116,6 +117,11 @@ impl Store {
 }
 
 impl Write<'_> {
+    /// A tenant that something is about to lie below.
+    pub(super) async fn tenant(&self, tenant: &name::Tenant) -> Result<(), Error> {
+        find(&self.transaction, tenant).await.map(drop)
+    }
+
     /// Deletes everything below a tenant. The audit entry of the tenant stands for all of it.
     async fn delete_below(&mut self, tenant: &str) -> Result<(), Error> {
         let transaction = &self.transaction;

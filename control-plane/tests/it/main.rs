@@ -11,5 +11,6 @@ mod secrets;
 mod services;
 mod serving;
 mod settings;
+mod states;
 mod store;
 mod support;

@@ -288,8 +288,9 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
     let parent = format!("tenants/{tenant}");
     let subscription = format!("{parent}/subscriptions/none");
     let message = format!("{parent}/messages/none");
+    let replay = format!("{parent}/replays/none");
     let zeros = "0".repeat(32);
-    let Client { tenants, event_types, subscriptions, api_keys, audit, messages, deliveries, attempts, dead_letters } =
+    let Client { tenants, event_types, subscriptions, api_keys, audit, messages, deliveries, attempts, dead_letters, replays } =
         client;
     match rpc {
         Rpc::CreateTenant => {
@@ -435,16 +436,55 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             audit.get_audit_entry(GetAuditEntryRequest { name }).await.map(drop)
         }
         Rpc::ListAuditEntries => audit.list_audit_entries(ListAuditEntriesRequest::default()).await.map(drop),
+        Rpc::PauseSubscription => {
+            let request = PauseSubscriptionRequest { name: subscription, ..Default::default() };
+            subscriptions.pause_subscription(request).await.map(drop)
+        }
+        Rpc::EnableSubscription => {
+            let request = EnableSubscriptionRequest { name: subscription, ..Default::default() };
+            subscriptions.enable_subscription(request).await.map(drop)
+        }
+        Rpc::CreateReplay => {
+            let selection = replay::DeadLetters { subscription, ..Default::default() };
+            let selection = Some(replay::Selection::DeadLetters(selection));
+            let replay = Some(Replay { selection, ..Default::default() });
+            replays.create_replay(CreateReplayRequest { parent, replay, ..Default::default() }).await.map(drop)
+        }
+        Rpc::GetReplay => replays.get_replay(GetReplayRequest { name: replay }).await.map(drop),
+        Rpc::ListReplays => {
+            replays.list_replays(ListReplaysRequest { parent, ..Default::default() }).await.map(drop)
+        }
+        Rpc::PauseReplay => {
+            replays.pause_replay(PauseReplayRequest { name: replay, ..Default::default() }).await.map(drop)
+        }
+        Rpc::ResumeReplay => {
+            replays.resume_replay(ResumeReplayRequest { name: replay, ..Default::default() }).await.map(drop)
+        }
+        Rpc::CancelReplay => {
+            replays.cancel_replay(CancelReplayRequest { name: replay, ..Default::default() }).await.map(drop)
+        }
+        Rpc::WatchReplay => {
+            replays.watch_replay(WatchReplayRequest { name: replay, ..Default::default() }).await.map(drop)
+        }
     }
 }
 
-const RPCS: [Rpc; 37] = [
+const RPCS: [Rpc; 46] = [
     Rpc::UpdateTenant,
     Rpc::UpdateEventType,
     Rpc::UpdateApiKey,
     Rpc::CreateTenantToken,
     Rpc::GetAuditEntry,
     Rpc::ListAuditEntries,
+    Rpc::PauseSubscription,
+    Rpc::EnableSubscription,
+    Rpc::CreateReplay,
+    Rpc::GetReplay,
+    Rpc::ListReplays,
+    Rpc::PauseReplay,
+    Rpc::ResumeReplay,
+    Rpc::CancelReplay,
+    Rpc::WatchReplay,
     Rpc::GetTenant,
     Rpc::ListTenants,
     Rpc::CreateEventType,

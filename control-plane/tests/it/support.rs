@@ -19,6 +19,7 @@ use hookwire_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use hookwire_proto::v1::delivery_service_client::DeliveryServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
 use hookwire_proto::v1::message_service_client::MessageServiceClient;
+use hookwire_proto::v1::replay_service_client::ReplayServiceClient;
 use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use hookwire_proto::v1::tenant_service_client::TenantServiceClient;
 use hookwire_proto::v1::{
@@ -248,6 +249,7 @@ pub struct Client {
     pub attempts: AttemptServiceClient<Authorized>,
     pub dead_letters: DeadLetterServiceClient<Authorized>,
     pub audit: AuditServiceClient<Authorized>,
+    pub replays: ReplayServiceClient<Authorized>,
 }
 
 impl Client {
@@ -262,6 +264,7 @@ impl Client {
             deliveries: DeliveryServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             attempts: AttemptServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             dead_letters: DeadLetterServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            replays: ReplayServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             api_keys: ApiKeyServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             audit: AuditServiceClient::with_interceptor(channel, with_key),
         }

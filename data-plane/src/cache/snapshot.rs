@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hookwire_proto::config::{self, Role, change, resource};
+use hookwire_proto::config::{self, Role, change, replay, resource, subscription::State};
 use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
 use ipnet::IpNet;
@@ -31,6 +31,8 @@ pub struct Subscription {
     pub max_concurrency: Option<usize>,
     /// What else it says, if anything.
     pub settings: Option<Box<Settings>>,
+    /// The revision that paused or disabled it, so that its deliveries wait; `None` while they are made.
+    pub waits_since: Option<i64>,
     /// Configuration revision of its last write: with the name it identifies this state of the subscription.
     pub revision: i64,
 }
@@ -48,9 +50,15 @@ impl From<config::Subscription> for Subscription {
         if url.is_none() {
             tracing::error!(subscription = subscription.name, "the control plane sent a URL that is none");
         }
+        // A state that this version does not know is none in which requests are made.
+        let waits_since = match State::try_from(subscription.state) {
+            Ok(State::Unspecified | State::Enabled) => None,
+            Ok(State::Paused | State::Disabled) | Err(_) => Some(subscription.state_revision),
+        };
         Self {
             name: subscription.name.into(),
             url,
+            waits_since,
             event_types: subscription.event_types,
             secrets: subscription.secrets,
             shared_key: subscription.shared_key,
@@ -117,6 +125,8 @@ pub struct Snapshot {
     api_keys: imbl::HashMap<Vec<u8>, Arc<ApiKey>>,
     /// Hashes by name, for removal.
     api_key_hashes: imbl::HashMap<String, Vec<u8>>,
+    /// Names of replays whose deliveries are dropped.
+    cancelled_replays: imbl::HashSet<String>,
 }
 
 impl Snapshot {
@@ -171,6 +181,11 @@ impl Snapshot {
     /// A subscription by its name.
     pub fn subscription(&self, name: &str) -> Option<&Arc<Subscription>> {
         self.subscriptions.get(name)
+    }
+
+    /// Whether a replay was cancelled; `tenants/{tenant}/replays/{replay}`, or empty for none.
+    pub fn is_cancelled(&self, replay: &str) -> bool {
+        !replay.is_empty() && self.cancelled_replays.contains(replay)
     }
 
     /// How many subscriptions there are.
@@ -234,6 +249,11 @@ impl Snapshot {
                 self.api_key_hashes.insert(key.name.clone(), hash.clone());
                 self.api_keys.insert(hash, Arc::new(ApiKey::from(key)));
             }
+            Some(resource::Resource::Replay(replay)) => {
+                if replay.state() == replay::State::Cancelled {
+                    self.cancelled_replays.insert(replay.name);
+                }
+            }
             None => tracing::warn!("resource of an unknown kind passed over"),
         }
     }
@@ -242,6 +262,7 @@ impl Snapshot {
         // Names of different kinds differ, so at most one of these finds it.
         self.tenants.remove(name);
         self.event_types.remove(name);
+        self.cancelled_replays.remove(name);
         self.delete_subscription(name);
         self.delete_api_key(name);
     }

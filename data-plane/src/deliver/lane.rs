@@ -246,6 +246,12 @@ impl<T> Lane<T> {
         self.clock_us
     }
 
+    /// Forgets when the recipient wanted to be asked again, and the slots that were booked for then: it is another one now.
+    pub fn forget_back_off(&mut self, now_ms: i64) {
+        self.not_before_ms = i64::MIN;
+        self.clock_us = self.clock_us.min(us(now_ms));
+    }
+
     /// When the recipient wants to be asked again, if that was ever said.
     pub fn not_before_ms(&self) -> i64 {
         self.not_before_ms

@@ -2,6 +2,7 @@
 //!
 //! * `partition`: the owner of a partition and of its lanes · [`lane`]: a lane's rules, pure · [`lanes`]: their settings
 //! * [`body`]: bodies, read from `messages` where they are large
+//! * `make`: an attempt as a task, and what it says to the lane
 //! * `seen`: which steps are repetitions · `settle`: what follows from an attempt
 //! * [`attempt`]: one request and what came of it, in words
 //! * [`stack`]: how an attempt is made: timeout → sign → egress guard → client
@@ -30,10 +31,13 @@ pub mod egress;
 pub mod failure;
 pub mod lane;
 pub mod lanes;
+mod make;
 mod partition;
 pub mod request;
 mod seen;
 mod settle;
+#[cfg(test)]
+mod state_tests;
 pub mod stack;
 #[cfg(test)]
 mod tests;

@@ -25,12 +25,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Node;
-use super::attempt::{Attempt, Failure, Finished, RetryAfter};
+use super::attempt::{Failure, Finished};
 use super::lane::{Lane, Signal};
+use super::make::{Ended, is_gone, make, not_before_ms, signal};
 use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
-use crate::outcome;
 use crate::stage::{next, quarantine_reason, to_ms, until};
 use crate::{dead_letter, retry};
 
@@ -49,20 +49,16 @@ struct Item {
     delivery: DeliveryRecord,
     /// It has been found to be no repetition.
     is_first: bool,
+    /// Revision of the subscription that its attempt is made under.
+    revision: i64,
 }
 
 /// A lane, and how many of its deliveries wait in [`Owner::soon`].
 struct Entry {
     lane: Lane<Item>,
     soon: usize,
-}
-
-/// What came of an attempt's task.
-enum Ended {
-    Finished(Finished),
-    BodyLost,
-    /// The partition was revoked, or is perhaps another's.
-    NotBegun,
+    /// The recipient was gone under this revision of the subscription.
+    gone: Option<i64>,
 }
 
 /// Owns a partition until it is revoked and what was begun is settled.
@@ -171,7 +167,7 @@ impl Owner {
         match codec::decode_delivery(&record) {
             Ok(delivery) => {
                 self.held += 1;
-                self.route(Item { record, delivery, is_first: false });
+                self.route(Item { record, delivery, is_first: false, revision: 0 });
             }
             Err(error) => {
                 let (node, finisher) = (self.node.clone(), self.finisher.clone());
@@ -194,6 +190,12 @@ impl Owner {
         let Some(subscription) = snapshot.subscription(&item.delivery.subscription) else {
             return self.dead(item, DeadReason::Deleted);
         };
+        if snapshot.is_cancelled(&item.delivery.replay) {
+            return self.settle(item, Settled { successor: None, attempt: None });
+        }
+        if let Some(revision) = subscription.waits_since.filter(|_| !item.delivery.ping) {
+            return self.wait_for_state(item, revision);
+        }
         if now > item.delivery.deadline_ms {
             return self.dead(item, DeadReason::Expired);
         }
@@ -235,9 +237,14 @@ impl Owner {
             let mut lane = Lane::new(cap);
             // Not as of now: a lane that is dropped when its bucket is full again has a full one when it is made again.
             lane.set_rate(rate, self.assigned_ms);
-            self.lanes.insert(subscription.name.clone(), Entry { lane, soon: 0 });
+            self.lanes.insert(subscription.name.clone(), Entry { lane, soon: 0, gone: None });
         }
-        let lane = &mut self.lanes.get_mut(&subscription.name).expect("made if there was none").lane;
+        let entry = self.lanes.get_mut(&subscription.name).expect("made if there was none");
+        let lane = &mut entry.lane;
+        if entry.gone.is_some_and(|revision| revision != subscription.revision) {
+            entry.gone = None;
+            lane.forget_back_off(now);
+        }
         lane.set_cap(cap);
         lane.set_rate(rate, now);
         // What the rate holds back for longer waits in a tier, not here.
@@ -322,6 +329,15 @@ impl Owner {
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }
 
+    /// The subscription was paused or disabled by this revision: a dead letter until it is enabled.
+    fn wait_for_state(&mut self, mut item: Item, revision: i64) {
+        if !self.is_first(&mut item) {
+            return;
+        }
+        let successor = dead_letter::waiting(self.node.log.layout(), item.delivery.clone(), revision, now_ms());
+        self.settle(item, Settled { successor: Some(successor), attempt: None });
+    }
+
     /// Whether this owner has not seen this step of the delivery before; a repetition is over with that.
     fn is_first(&mut self, item: &mut Item) -> bool {
         item.is_first = item.is_first || self.seen.is_new(&item.delivery);
@@ -363,9 +379,14 @@ impl Owner {
                 return;
             };
             let subscription = self.node.config.current().and_then(|snapshot| snapshot.subscription(name).cloned());
-            match subscription {
-                Some(subscription) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
-                subscription => {
+            let waits_since = subscription.as_ref().and_then(|subscription| subscription.waits_since);
+            match (subscription, waits_since) {
+                (Some(_), Some(revision)) if !item.delivery.ping => {
+                    self.lane(name).put_back(None);
+                    self.wait_for_state(item, revision);
+                }
+                (Some(subscription), _) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
+                (subscription, _) => {
                     self.lane(name).put_back(None);
                     self.dead(item, subscription.map_or(DeadReason::Deleted, |_| DeadReason::Expired));
                 }
@@ -373,7 +394,8 @@ impl Owner {
         }
     }
 
-    fn attempt(&mut self, item: Item, subscription: Arc<Subscription>) {
+    fn attempt(&mut self, mut item: Item, subscription: Arc<Subscription>) {
+        item.revision = subscription.revision;
         let (node, finisher, revoked) = (self.node.clone(), self.finisher.clone(), self.revoked.clone());
         let id = name::new_attempt_id();
         self.attempts.spawn(async move {
@@ -397,6 +419,9 @@ impl Owner {
                 let now = SystemTime::now();
                 let not_before = not_before_ms(&finished, now).filter(|_| signal != Signal::Success);
                 let (began, now) = (to_ms(finished.started), to_ms(now));
+                if is_gone(&finished) {
+                    self.lanes.get_mut(name.as_str()).expect("it holds this").gone = Some(item.revision);
+                }
                 let lane = self.lane(&name);
                 lane.ended(began, now, finished.duration, signal, not_before);
                 let deferred = if lane.is_backing_off(now) { lane.drain() } else { Default::default() };
@@ -425,7 +450,7 @@ impl Owner {
         let settings =
             snapshot.as_ref().and_then(|all| all.subscription(&item.delivery.subscription)?.settings.as_deref());
         let own = settings.and_then(|settings| settings.schedule.as_ref());
-        let settled = settle::after(&self.node, own, &item.delivery, id, finished, jitter);
+        let settled = settle::after(&self.node, own, &item.delivery, id, item.revision, finished, jitter);
         self.settle(item, settled);
     }
 
@@ -477,59 +502,6 @@ impl Owner {
             queued.iter().for_each(|name| self.begin(name));
         }
     }
-}
-
-/// Gets the body and makes the attempt, unless the partition is no longer ours when both could begin.
-async fn make(
-    node: &Node,
-    delivery: &DeliveryRecord,
-    id: String,
-    subscription: Arc<Subscription>,
-    finisher: &Finisher,
-    revoked: &CancellationToken,
-) -> Ended {
-    let body = tokio::select! {
-        biased;
-        () = revoked.cancelled() => return Ended::NotBegun,
-        body = node.bodies.get(delivery) => body,
-    };
-    let body = match body {
-        Ok(body) => body,
-        Err(lost) => {
-            tracing::error!(delivery = delivery.delivery_id, message = delivery.message_id, %lost, "body lost");
-            return Ended::BodyLost;
-        }
-    };
-    if !finisher.may_begin() {
-        return Ended::NotBegun;
-    }
-    let attempt = Attempt {
-        id,
-        number: delivery.attempt,
-        subscription,
-        message_id: delivery.message_id.clone(),
-        body,
-        content_type: delivery.content_type.clone(),
-        replay: delivery.replay.clone(),
-        traceparent: delivery.traceparent.clone(),
-        tracestate: delivery.tracestate.clone(),
-    };
-    Ended::Finished(node.attempter.attempt(attempt).await)
-}
-
-fn signal(finished: &Finished) -> Signal {
-    match &finished.result {
-        Ok(answer) if (200..300).contains(&answer.status) => Signal::Success,
-        _ if outcome::slows_down(finished) => Signal::SlowDown,
-        _ => Signal::Failure,
-    }
-}
-
-fn not_before_ms(finished: &Finished, now: SystemTime) -> Option<i64> {
-    Some(match finished.result.as_ref().ok()?.retry_after? {
-        RetryAfter::Delay(delay) => to_ms(now).saturating_add(ms(delay)),
-        RetryAfter::At(time) => to_ms(time),
-    })
 }
 
 fn ms(duration: Duration) -> i64 {

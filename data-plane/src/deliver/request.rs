@@ -87,6 +87,7 @@ mod tests {
                 shared_key: None,
                 max_concurrency: None,
                 settings: None,
+                waits_since: None,
                 revision: 1,
             }),
             message_id: "msg_1".into(),

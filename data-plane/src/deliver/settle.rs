@@ -39,12 +39,14 @@ impl Settled {
     }
 }
 
-/// What follows from an attempt, by the schedule of the subscription or else the node's; `jitter` from -1 to 1.
+/// What follows from an attempt that was made under that revision of the subscription, by its own schedule or else the node's;
+/// `jitter` from -1 to 1.
 pub(super) fn after(
     node: &Node,
     own: Option<&Schedule>,
     delivery: &DeliveryRecord,
     id: &str,
+    subscription_revision: i64,
     finished: &Finished,
     jitter: f64,
 ) -> Settled {
@@ -90,6 +92,7 @@ pub(super) fn after(
         node: node.id.clone(),
         publish_time_ms: delivery.publish_time_ms,
         ping: delivery.ping,
+        subscription_revision,
     };
     Settled { successor, attempt: Some(attempt) }
 }

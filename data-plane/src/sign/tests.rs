@@ -41,6 +41,7 @@ fn attempt(keys: &MasterKeys, secrets: &[(&str, &[u8])]) -> Attempt {
             shared_key: Some(shared_key),
             max_concurrency: None,
             settings: None,
+            waits_since: None,
             revision: 1,
         }),
         message_id: "msg_1".into(),

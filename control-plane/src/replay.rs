@@ -1,0 +1,262 @@
+//! Replays: deliveries that are made again, and those that waited for their subscription.
+//!
+//! ```text
+//! rows that nobody runs → claimed → begun: from where to where → a step, written down, taken by deliver → … → ended
+//! ```
+//!
+//! * `select`: what a step looks at, and finds
+//! * `again`: a delivery as it is made again (pure)
+//! * [`Late`]: dead letters that a catch-up came too early for
+//!
+//! Any control plane runs any replay, a few at a time, each one process's for as long as that keeps it. A step that was appended
+//! and not written down, because the process was killed, is appended again by the next; whoever owns the lane drops the repetition.
+//! A replay appends a little, waits until deliver has taken that, and appends again, so that it never stands in front of what is
+//! published meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use hookwire_log::forward::now_ms;
+use hookwire_log::{Appended, Topic, codec};
+use hookwire_proto::v1::replay::State;
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::log::Log;
+use crate::store;
+use crate::store::replay::{KEPT, Progress, Run};
+use select::Step;
+
+mod again;
+mod late;
+mod select;
+
+pub use late::Late;
+
+/// Replays that one process runs at a time; others wait for their turn.
+const RUNNING: usize = 8;
+/// How often it is looked for replays that nobody runs, besides when this process has written something.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For how long a process keeps a replay without saying so again.
+const KEEP: Duration = Duration::from_secs(30);
+/// How often it says so while it waits.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked whether deliver has taken a step.
+const TAKEN_EVERY: Duration = Duration::from_millis(100);
+/// Deliveries of a step, at most.
+const STEP: usize = 500;
+/// How often it is looked for replays to forget.
+const TIDY_EVERY: Duration = Duration::from_secs(3_600);
+
+/// What runs replays.
+pub struct Replays {
+    /// Where dead letters are, and deliveries go.
+    pub log: Log,
+    /// Where replays are.
+    pub store: store::Store,
+    /// Where known deliveries are.
+    pub index: store::Index,
+    /// Name of this process, like no other's.
+    pub owner: String,
+}
+
+/// Why a replay is let go before its end.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The log does not do it now.
+    #[error(transparent)]
+    Log(#[from] hookwire_log::Error),
+    /// The store does not do it now.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// It can't be done: the replay has failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Replays {
+    /// Runs replays until `shutdown`. Goes on through whatever happens to log and store.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let this = Arc::new(self);
+        let turns = Arc::new(Semaphore::new(RUNNING));
+        let mut running = JoinSet::new();
+        let mut written = this.store.written();
+        let mut tidied: Option<Instant> = None;
+        while !shutdown.is_cancelled() {
+            if tidied.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
+                tidied = Some(Instant::now());
+                if let Err(error) = this.store.forget_replays(OffsetDateTime::now_utc() - KEPT, 1_000).await {
+                    tracing::debug!(%error, "old replays cannot be deleted");
+                }
+            }
+            for run in this.claim(&turns).await {
+                let turn = turns.clone().acquire_owned().await.expect("never closed");
+                let (this, end) = (this.clone(), shutdown.clone());
+                running.spawn(async move {
+                    let name = run.name.clone();
+                    // Whatever was begun is appended and written down, or neither.
+                    end.run_until_cancelled(this.run_one(run)).await;
+                    if let Err(error) = this.store.release_replay(&name, &this.owner).await {
+                        tracing::debug!(replay = %name, %error, "a replay is not let go");
+                    }
+                    drop(turn);
+                });
+            }
+            while let Some(ended) = running.try_join_next() {
+                said(ended);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                _ = timeout(LOOK_EVERY, written.changed()) => {}
+            }
+        }
+        while let Some(ended) = running.join_next().await {
+            said(ended);
+        }
+    }
+
+    async fn claim(&self, turns: &Semaphore) -> Vec<Run> {
+        let free = turns.available_permits() as u64;
+        if free == 0 || self.log.get().is_err() {
+            return Vec::new();
+        }
+        let now = now_ms();
+        self.store.claim_replays(&self.owner, now, now + ms(KEEP), free).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "replays cannot be looked for");
+            Vec::new()
+        })
+    }
+
+    async fn run_one(&self, run: Run) {
+        let name = run.name.clone();
+        tracing::info!(replay = %name, "replay runs here");
+        let stopped = match self.work(run).await {
+            Err(Error::Failed(detail)) => {
+                tracing::warn!(replay = %name, detail, "replay failed");
+                self.store.fail_replay(&name, &self.owner, detail).await.map(drop).map_err(Error::from)
+            }
+            other => other,
+        };
+        if let Err(error) = stopped {
+            tracing::warn!(replay = %name, %error, "replay is let go, and taken up again later");
+            // Not to be claimed again at once.
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Runs a replay until it ends, is paused or cancelled, or can't go on now.
+    async fn work(&self, run: Run) -> Result<(), Error> {
+        let log = self.log.get()?;
+        if run.replay.state() == State::Pending {
+            let begun_before = run.replay.start_time.is_some();
+            let (bounds, detail) = match begun_before {
+                true => (None, None),
+                false => self.bounds(&*log, &run).await.map(|(bounds, detail)| (Some(bounds), detail))?,
+            };
+            if !self.store.begin_replay(&run.name, &self.owner, bounds, detail).await? {
+                return Ok(());
+            }
+        }
+        loop {
+            let Some(run) = self.keep(&run).await? else { return Ok(()) };
+            if run.position >= run.last {
+                match self.store.finish_replay(&run.name, &self.owner).await? {
+                    true => return Ok(()),
+                    // There is more by now.
+                    false => continue,
+                }
+            }
+            let began = Instant::now();
+            let step = self.select(&*log, &run).await?;
+            let (appended, found) = (self.append(&log, &run, &step).await?, step.found);
+            let count = i64::try_from(appended.len()).unwrap_or(i64::MAX);
+            let progress = Progress { from: run.position, to: step.to, found, appended: count };
+            let until = now_ms() + ms(KEEP);
+            if !self.store.advance_replay(&run.name, &self.owner, progress, until).await? {
+                return Ok(());
+            }
+            if !self.taken(&*log, &run, &appended).await? {
+                return Ok(());
+            }
+            if run.replay.deliveries_per_second > 0.0 {
+                let pace = Duration::from_secs_f64(found as f64 / run.replay.deliveries_per_second);
+                if !self.wait(&run, pace.saturating_sub(began.elapsed())).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Says that this process runs it on. `None` if it does not run any more, or is another's.
+    async fn keep(&self, run: &Run) -> Result<Option<Run>, Error> {
+        let kept = self.store.keep_replay(&run.name, &self.owner, now_ms() + ms(KEEP)).await?;
+        Ok(kept.filter(|run| run.replay.state() == State::Running))
+    }
+
+    /// Appends what a step has found. All of it, or the step is made again.
+    async fn append(
+        &self,
+        log: &Arc<dyn hookwire_log::Log>,
+        run: &Run,
+        step: &Step,
+    ) -> Result<Vec<Appended>, Error> {
+        if run.replay.dry_run {
+            return Ok(Vec::new());
+        }
+        let layout = log.layout();
+        let appends =
+            step.deliveries.iter().map(|delivery| log.append(codec::delivery(layout, Topic::Deliveries, delivery)));
+        let appended: Result<Vec<_>, _> = join_all(appends).await.into_iter().collect();
+        Ok(appended?)
+    }
+
+    /// Waits until deliver has taken what was appended. Whether the replay runs on here.
+    async fn taken(&self, log: &dyn hookwire_log::Log, run: &Run, appended: &[Appended]) -> Result<bool, Error> {
+        let mut kept = Instant::now();
+        for appended in appended {
+            loop {
+                let committed = log.committed(DELIVER, Topic::Deliveries, appended.partition).await?;
+                if committed.is_some_and(|committed| committed.is_finished(appended.offset)) {
+                    break;
+                }
+                sleep(TAKEN_EVERY).await;
+                if kept.elapsed() >= KEEP_EVERY {
+                    kept = Instant::now();
+                    if self.keep(run).await?.is_none() {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits. Whether the replay runs on here.
+    async fn wait(&self, run: &Run, how_long: Duration) -> Result<bool, Error> {
+        let until = Instant::now() + how_long;
+        while Instant::now() < until {
+            sleep(until.saturating_duration_since(Instant::now()).min(KEEP_EVERY)).await;
+            if self.keep(run).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The consumer group of deliver.
+const DELIVER: &str = "deliver";
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn said(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "the task of a replay ended, which another takes up");
+    }
+}
