@@ -83,6 +83,9 @@ pub enum Rpc {
     CreateTenantToken,
     GetAuditEntry,
     ListAuditEntries,
+    GetNode,
+    ListNodes,
+    GetEgressAddresses,
 }
 
 /// Every scope that narrows what a key may do.
@@ -98,6 +101,8 @@ pub const SCOPES: &[&str] = &[
     "apiKeys.read",
     "apiKeys.write",
     "auditEntries.read",
+    "nodes.read",
+    "egress.read",
     "messages.read",
     // Deliveries, attempts and dead letters.
     "deliveries.read",
@@ -163,6 +168,8 @@ impl Rpc {
             Self::GetApiKey | Self::ListApiKeys => (&[Admin], Keys, "apiKeys.read"),
             Self::CreateTenantToken => (&[Admin], Tenant, "apiKeys.write"),
             Self::GetAuditEntry | Self::ListAuditEntries => (&[Admin], Keys, "auditEntries.read"),
+            Self::GetNode | Self::ListNodes => (&[Admin, Viewer], Unbound, "nodes.read"),
+            Self::GetEgressAddresses => (&[Admin, TenantAdmin, Publisher, Viewer], Keys, "egress.read"),
         };
         Rule { roles, reach, scope }
     }
@@ -396,6 +403,9 @@ mod tests {
         Rpc::CreateTenantToken,
         Rpc::GetAuditEntry,
         Rpc::ListAuditEntries,
+        Rpc::GetNode,
+        Rpc::ListNodes,
+        Rpc::GetEgressAddresses,
     ];
 
     /// What is allowed, written out once more: for each RPC the roles of an unbound key (`A`dmin, `T`enant admin,
@@ -419,6 +429,9 @@ mod tests {
             Rpc::CreateTenantToken => ["A", "A", ""],
             // Which entries it may see is for the service.
             Rpc::GetAuditEntry | Rpc::ListAuditEntries => ["A", "A", "A"],
+            Rpc::GetNode | Rpc::ListNodes => ["AV", "", ""],
+            // Where requests come from is no secret.
+            Rpc::GetEgressAddresses => ["ATPV", "ATPV", "ATPV"],
         }
     }
 

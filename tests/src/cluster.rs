@@ -225,7 +225,10 @@ impl Cluster {
         let database = servers.create_database(&prefix.replace('-', "_"))?;
         let callers = Authority::new("callers", path)?;
         let planes = Authority::new("planes", path)?;
-        let files = Files { path, servers, planes: &planes, callers: &callers, recipients };
+        let listed =
+            (1..=options.nodes).map(|number| format!("{{ identity = \"{}\" }}", identity(&format!("node-{number}"))));
+        let listed = listed.collect();
+        let files = Files { path, servers, planes: &planes, callers: &callers, recipients, listed };
         let admin_key = files.admin_key()?;
         let control_ports: Vec<u16> = (0..options.control_planes).map(|_| free_ports(3)).collect();
 
@@ -381,6 +384,8 @@ struct Files<'a> {
     planes: &'a Authority,
     callers: &'a Authority,
     recipients: &'a Authority,
+    /// The nodes that may deliver, as the control planes' settings list them.
+    listed: Vec<String>,
 }
 
 impl Files<'_> {
@@ -400,6 +405,7 @@ listen = "127.0.0.1:{}"
 tls_cert_file = {:?}
 tls_key_file = {:?}
 tls_client_ca_file = {:?}
+nodes = [{nodes}]
 
 [ops]
 listen = "127.0.0.1:{}"
@@ -425,12 +431,13 @@ prefix = "{prefix}"
             port + 2,
             secrets = self.secrets()?,
             kafka = self.kafka()?,
+            nodes = self.listed.join(", "),
         );
         self.write(name, &toml)
     }
 
     fn node(&self, name: &str, port: u16, endpoints: &[String]) -> Result<PathBuf> {
-        let (publish, plane) = (self.callers.issue(name)?, self.planes.issue(&format!("{name}-plane"))?);
+        let (publish, plane) = (self.callers.issue(name)?, self.planes.issue(&identity(name))?);
         let toml = format!(
             r#"
 {secrets}
@@ -498,6 +505,11 @@ egress.allow = ["127.0.0.0/8", "::1/128"]
         std::fs::write(&file, toml)?;
         Ok(file)
     }
+}
+
+/// The name in the certificate with which a node gets to its control plane.
+fn identity(node: &str) -> String {
+    format!("{node}-plane")
 }
 
 /// Whether somebody listens at an address `host:port`.

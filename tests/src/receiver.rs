@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -78,6 +79,8 @@ pub struct Arrival {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// The address that it came from.
+    pub source: IpAddr,
 }
 
 impl Arrival {
@@ -256,11 +259,11 @@ async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, shared: Arc<Shared
     let service = Router::new().fallback(arrive).with_state(Arc::clone(&shared));
     loop {
         // A connection that can't be accepted, when files are short, is not the end of the others.
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(service.clone()));
+        let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(service.clone().layer(Extension(from))));
         tokio::spawn(shared.ended.clone().run_until_cancelled_owned(async move {
             if let Ok(stream) = acceptor.accept(stream).await {
                 // A connection that breaks is the sender's matter: an attempt that it sees fail.
@@ -270,7 +273,11 @@ async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, shared: Arc<Shared
     }
 }
 
-async fn arrive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn arrive(
+    State(shared): State<Arc<Shared>>,
+    Extension(from): Extension<SocketAddr>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, 4 << 20).await else {
         return answer(StatusCode::BAD_REQUEST, &[]);
@@ -281,6 +288,7 @@ async fn arrive(State(shared): State<Arc<Shared>>, request: Request) -> Response
         method: parts.method.to_string(),
         headers: parts.headers,
         body,
+        source: from.ip(),
     };
     match shared.record(arrival) {
         Behaviour::Answer { status, headers, delay } => {

@@ -80,9 +80,11 @@ impl Error {
                 Store::NoSecret { .. } => (Code::FailedPrecondition, "NO_SECRET"),
                 Store::SignsNoToken { .. } => (Code::FailedPrecondition, "SIGNS_NO_TOKEN"),
                 Store::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
-                Store::Setting { .. } | Store::MasterKeyMissing { .. } | Store::Corrupt { .. } | Store::Failed(_) => {
-                    (Code::Internal, "INTERNAL")
-                }
+                Store::Setting { .. }
+                | Store::NewerSchema { .. }
+                | Store::MasterKeyMissing { .. }
+                | Store::Corrupt { .. }
+                | Store::Failed(_) => (Code::Internal, "INTERNAL"),
             },
         }
     }
@@ -176,6 +178,8 @@ fn resource_type(name: &str) -> &'static str {
         "hookwire.dev/Subscription"
     } else if name::Secret::parse(name).is_ok() {
         "hookwire.dev/Secret"
+    } else if name::Node::parse(name).is_ok() {
+        "hookwire.dev/Node"
     } else if name::Message::parse(name).is_ok() {
         "hookwire.dev/Message"
     } else if name::Delivery::parse(name).is_ok() {

@@ -15,8 +15,10 @@ use hookwire_proto::v1::attempt_service_server::AttemptServiceServer;
 use hookwire_proto::v1::audit_service_server::AuditServiceServer;
 use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
+use hookwire_proto::v1::egress_service_server::EgressServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
 use hookwire_proto::v1::message_service_server::MessageServiceServer;
+use hookwire_proto::v1::node_service_server::NodeServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
 use hookwire_proto::{egress, name};
@@ -36,6 +38,7 @@ mod attempt;
 mod audit;
 mod dead_letter;
 mod delivery;
+mod egress_addresses;
 mod error;
 mod event_type;
 pub mod filter;
@@ -43,6 +46,7 @@ mod indexed;
 mod mask;
 mod message;
 mod new_subscription;
+mod node;
 pub mod page;
 mod secret;
 mod settings;
@@ -105,6 +109,8 @@ impl Api {
             .add_service(DeliveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(AttemptServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(DeadLetterServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(NodeServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(EgressServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(AuditServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ApiKeyServiceServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES))
     }

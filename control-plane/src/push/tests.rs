@@ -197,7 +197,7 @@ impl Connection {
     }
 
     async fn acknowledge(&self, revision: i64) {
-        let request = watch_request::Request::Acknowledgement(Acknowledgement { revision });
+        let request = watch_request::Request::Acknowledgement(Acknowledgement { revision, checksum: 0 });
         self.requests.send(WatchRequest { request: Some(request) }).await.unwrap();
     }
 }
@@ -225,6 +225,7 @@ impl Copy {
             version: "1".into(),
             store_id: self.store_id.clone(),
             revision: self.revision,
+            ..Hello::default()
         };
         let mut connection = plane.connect(hello).await.unwrap();
         let Said::Welcome(welcome) = connection.said().await.unwrap() else { panic!("begins with a welcome") };

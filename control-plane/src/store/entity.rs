@@ -236,4 +236,45 @@ pub mod answer {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// Data-plane nodes, as the control plane that each is connected to has seen it last.
+pub mod node {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "nodes")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub connect_time: TimeDateTimeWithTimeZone,
+        pub update_time: TimeDateTimeWithTimeZone,
+        /// An encoded `hookwire.v1.Node`, but for its name, state and times.
+        pub node: Vec<u8>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// The one row with the addresses that requests to recipients come from, as they were settled last.
+pub mod egress {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "egress")]
+    pub struct Model {
+        /// Always 1.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: i32,
+        /// Joined by spaces.
+        pub addresses: String,
+        pub complete: bool,
+        pub update_time: TimeDateTimeWithTimeZone,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 pub mod index;

@@ -102,6 +102,17 @@ pub enum Error {
         /// Which key.
         key_id: String,
     },
+    /// A newer version has changed the tables.
+    #[error(
+        "the store's tables were changed by a newer version of Hookwire ({}): run that version or a newer one; to go back to this one \
+         ({}), restore a backup from before",
+        steps.join(", "),
+        env!("CARGO_PKG_VERSION")
+    )]
+    NewerSchema {
+        /// The steps that this version does not know.
+        steps: Vec<String>,
+    },
     /// What is stored is not what this version stores.
     #[error("the store holds what can't be read: {detail}")]
     Corrupt {

@@ -22,6 +22,7 @@ mod error;
 mod event_type;
 pub mod index;
 mod migration;
+mod node;
 mod reseal;
 mod seal;
 mod secret;
@@ -37,6 +38,7 @@ pub use audit::{Actor, AuditFilter};
 pub use changes::Changes;
 pub use error::Error;
 pub use index::Index;
+pub use node::EgressChange;
 pub use reseal::{Place, Resealed};
 pub use secret::MAX_SECRETS;
 pub use settings::StoreSettings;
@@ -62,7 +64,7 @@ impl Store {
     /// Opens the store and brings its tables up to date.
     ///
     /// # Errors
-    /// [`Error::Setting`], or [`Error::Unavailable`] where it can't be reached.
+    /// [`Error::Setting`], [`Error::NewerSchema`], or [`Error::Unavailable`] where it can't be reached.
     pub async fn open(settings: &StoreSettings, master_keys: Arc<MasterKeys>) -> Result<Self, Error> {
         let connections = settings.connect().await?;
         migrate(&connections.write).await?;
@@ -122,6 +124,10 @@ async fn migrate(connection: &DatabaseConnection) -> Result<(), Error> {
     if transaction.get_database_backend() == DbBackend::Postgres {
         // Any number will do that no other program takes; released with the transaction.
         transaction.execute_unprepared("SELECT pg_advisory_xact_lock(7231654120394417)").await?;
+    }
+    let unknown = migration::unknown(&transaction).await?;
+    if !unknown.is_empty() {
+        return Err(Error::NewerSchema { steps: unknown });
     }
     migration::Migrator::up(&transaction, None).await?;
     transaction.commit().await?;

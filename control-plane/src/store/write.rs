@@ -75,7 +75,11 @@ impl Write<'_> {
 }
 
 /// Now, in whole microseconds: what is returned is what PostgreSQL stores.
-fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_microsecond(now.microsecond()).expect("it was its own microsecond")
+pub(super) fn now() -> OffsetDateTime {
+    whole_microseconds(OffsetDateTime::now_utc())
+}
+
+/// A time as PostgreSQL stores it.
+pub(super) fn whole_microseconds(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_microsecond(time.microsecond()).expect("it was its own microsecond")
 }

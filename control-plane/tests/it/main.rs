@@ -5,6 +5,7 @@
 mod administer;
 mod bad_input;
 mod index;
+mod nodes;
 mod reseal;
 mod secrets;
 mod services;

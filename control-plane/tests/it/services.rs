@@ -289,8 +289,19 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
     let subscription = format!("{parent}/subscriptions/none");
     let message = format!("{parent}/messages/none");
     let zeros = "0".repeat(32);
-    let Client { tenants, event_types, subscriptions, api_keys, audit, messages, deliveries, attempts, dead_letters } =
-        client;
+    let Client {
+        tenants,
+        event_types,
+        subscriptions,
+        api_keys,
+        audit,
+        messages,
+        deliveries,
+        attempts,
+        dead_letters,
+        nodes,
+        egress,
+    } = client;
     match rpc {
         Rpc::CreateTenant => {
             let request = CreateTenantRequest {
@@ -435,10 +446,16 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             audit.get_audit_entry(GetAuditEntryRequest { name }).await.map(drop)
         }
         Rpc::ListAuditEntries => audit.list_audit_entries(ListAuditEntriesRequest::default()).await.map(drop),
+        Rpc::GetNode => nodes.get_node(GetNodeRequest { name: "nodes/none".into() }).await.map(drop),
+        Rpc::ListNodes => nodes.list_nodes(ListNodesRequest::default()).await.map(drop),
+        Rpc::GetEgressAddresses => egress.get_egress_addresses(GetEgressAddressesRequest::default()).await.map(drop),
     }
 }
 
-const RPCS: [Rpc; 37] = [
+const RPCS: [Rpc; 40] = [
+    Rpc::GetNode,
+    Rpc::ListNodes,
+    Rpc::GetEgressAddresses,
     Rpc::UpdateTenant,
     Rpc::UpdateEventType,
     Rpc::UpdateApiKey,

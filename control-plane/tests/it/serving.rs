@@ -164,6 +164,7 @@ async fn callers_come_by_tls_and_nodes_with_a_certificate_of_their_authority(dat
     (settings.api.tls_cert_file, settings.api.tls_key_file) = (file("api.pem", &cert), file("api.key", &key));
     (settings.push.tls_cert_file, settings.push.tls_key_file) = (file("push.pem", &cert), file("push.key", &key));
     settings.push.tls_client_ca_file = file("ca.pem", &authority.pem());
+    settings.push.nodes = vec![serde_json::from_str(r#"{"identity": "localhost"}"#).unwrap()];
     let plane = start(settings).await;
 
     let trust =

@@ -17,8 +17,10 @@ use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
 use hookwire_proto::v1::audit_service_client::AuditServiceClient;
 use hookwire_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use hookwire_proto::v1::delivery_service_client::DeliveryServiceClient;
+use hookwire_proto::v1::egress_service_client::EgressServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
 use hookwire_proto::v1::message_service_client::MessageServiceClient;
+use hookwire_proto::v1::node_service_client::NodeServiceClient;
 use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use hookwire_proto::v1::tenant_service_client::TenantServiceClient;
 use hookwire_proto::v1::{
@@ -137,6 +139,23 @@ impl Database {
         contents
     }
 
+    /// The first column of what SQL selects, as text; for what the store does not show.
+    pub async fn query(&self, sql: &str) -> Vec<String> {
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        let statement = Statement::from_string(connection.get_database_backend(), sql);
+        let rows = connection.query_all_raw(statement).await.unwrap();
+        let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+        connection.close().await.unwrap();
+        texts
+    }
+
+    /// Runs SQL behind the store's back.
+    pub async fn execute(&self, sql: &str) {
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        connection.execute_unprepared(sql).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
     /// Settings of a control plane over this database, on free ports of the loopback.
     pub fn control_plane(&self) -> Settings {
         let key_file = self.directory.path().join("admin-key");
@@ -248,6 +267,8 @@ pub struct Client {
     pub attempts: AttemptServiceClient<Authorized>,
     pub dead_letters: DeadLetterServiceClient<Authorized>,
     pub audit: AuditServiceClient<Authorized>,
+    pub nodes: NodeServiceClient<Authorized>,
+    pub egress: EgressServiceClient<Authorized>,
 }
 
 impl Client {
@@ -263,7 +284,9 @@ impl Client {
             attempts: AttemptServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             dead_letters: DeadLetterServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             api_keys: ApiKeyServiceClient::with_interceptor(channel.clone(), with_key.clone()),
-            audit: AuditServiceClient::with_interceptor(channel, with_key),
+            audit: AuditServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            nodes: NodeServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            egress: EgressServiceClient::with_interceptor(channel, with_key),
         }
     }
 

@@ -10,6 +10,8 @@ use hookwire_proto::config::{self, Role, change, resource};
 use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
 use ipnet::IpNet;
+use prost::Message as _;
+use twox_hash::XxHash3_64;
 use url::Url;
 
 /// A subscription, ready for use.
@@ -112,6 +114,9 @@ pub struct Snapshot {
     api_keys: imbl::HashMap<Vec<u8>, Arc<ApiKey>>,
     /// Hashes by name, for removal.
     api_key_hashes: imbl::HashMap<String, Vec<u8>>,
+    /// The checksum of each resource by the hash of its name, to be taken away from the whole when the resource goes.
+    checksums: imbl::HashMap<u64, u64>,
+    checksum: u64,
 }
 
 impl Snapshot {
@@ -127,6 +132,12 @@ impl Snapshot {
     /// The revision of the last write that is in here.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// A checksum over every resource, see `hookwire.config.v1.Acknowledgement`: the same however this came about. It costs a change and not
+    /// the whole.
+    pub fn checksum(&self) -> u64 {
+        self.checksum
     }
 
     /// Makes this the snapshot after a change set.
@@ -198,6 +209,7 @@ impl Snapshot {
     }
 
     fn put(&mut self, resource: config::Resource) {
+        self.count(&resource);
         match resource.resource {
             Some(resource::Resource::Tenant(tenant)) => {
                 let validate_payloads = tenant.validate_payloads;
@@ -233,7 +245,24 @@ impl Snapshot {
         }
     }
 
+    /// Lets the checksum have this resource in the place of the one of its name.
+    fn count(&mut self, resource: &config::Resource) {
+        let name = match &resource.resource {
+            Some(resource::Resource::Tenant(tenant)) => &tenant.name,
+            Some(resource::Resource::EventType(event_type)) => &event_type.name,
+            Some(resource::Resource::Subscription(subscription)) => &subscription.name,
+            Some(resource::Resource::ApiKey(key)) => &key.name,
+            None => return,
+        };
+        let checksum = hash(&resource.encode_to_vec());
+        let before = self.checksums.insert(hash(name.as_bytes()), checksum).unwrap_or_default();
+        self.checksum = self.checksum.wrapping_sub(before).wrapping_add(checksum);
+    }
+
     fn delete(&mut self, name: &str) {
+        if let Some(gone) = self.checksums.remove(&hash(name.as_bytes())) {
+            self.checksum = self.checksum.wrapping_sub(gone);
+        }
         // Names of different kinds differ, so at most one of these finds it.
         self.tenants.remove(name);
         self.event_types.remove(name);
@@ -266,6 +295,11 @@ fn event_type_name(tenant: &str, event_type: &str) -> String {
     format!("{tenant}/eventTypes/{event_type}")
 }
 
+/// The same on every machine and in every process.
+fn hash(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
 /// A line feed is in neither part, so that they can't run into each other.
 fn match_key(tenant: &str, pattern: &str, suffix: &str) -> String {
     format!("{tenant}\n{pattern}{suffix}")
@@ -274,6 +308,7 @@ fn match_key(tenant: &str, pattern: &str, suffix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn subscription(name: &str, event_types: &[&str]) -> config::Resource {
         config::Resource {
@@ -346,5 +381,33 @@ mod tests {
             changes: vec![config::Change { change: Some(change::Change::Delete("apiKeys/k".into())) }],
         });
         assert!(snapshot.api_key(&[7; 32]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn the_checksum_is_of_what_is_there_and_not_of_how_it_got_there(
+            history in prop::collection::vec((0..6_u8, 0..3_u8, any::<bool>()), 1..40),
+        ) {
+            let name = |id: u8| format!("tenants/a/subscriptions/s{id}");
+            let types = [&["a"][..], &["b", "c.*"], &["*"]];
+            let mut state = std::collections::BTreeMap::new();
+            let mut snapshot = Snapshot::new(0, []);
+            for (revision, (id, version, delete)) in (1..).zip(history) {
+                let change = if delete {
+                    state.remove(&id);
+                    change::Change::Delete(name(id))
+                } else {
+                    let resource = subscription(&name(id), types[usize::from(version)]);
+                    state.insert(id, resource.clone());
+                    change::Change::Put(resource)
+                };
+                let changes = vec![config::Change { change: Some(change) }];
+                snapshot.apply(config::ChangeSet { revision, changes });
+                let fresh = Snapshot::new(revision, state.values().rev().cloned());
+                prop_assert_eq!(snapshot.checksum(), fresh.checksum());
+            }
+            let other = Snapshot::new(9, [subscription("tenants/b/subscriptions/other", &["a"])]);
+            prop_assert_ne!(snapshot.checksum(), other.checksum());
+        }
     }
 }

@@ -18,6 +18,7 @@ use hookwire_log::{ConsumerOptions, Log, Topic};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Config;
+use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::{attempts, stage};
 
@@ -76,6 +77,8 @@ pub struct Deliver {
     pub attempter: Arc<dyn Attempts>,
     /// Id of this node, for the records of attempts.
     pub node: String,
+    /// Which partitions this node owns.
+    pub owned: Owned,
 }
 
 /// What the owners of partitions share.
@@ -100,7 +103,7 @@ pub async fn run(deliver: Deliver, shutdown: CancellationToken) -> Result<(), st
     if !stage::configured(&deliver.config, &shutdown).await {
         return Ok(());
     }
-    let log = deliver.log.clone();
+    let (log, owned) = (deliver.log.clone(), deliver.owned.clone());
     let node = Arc::new(Node {
         bodies: Bodies::new(log.clone(), deliver.lanes.body_cache_bytes),
         log: deliver.log,
@@ -114,7 +117,12 @@ pub async fn run(deliver: Deliver, shutdown: CancellationToken) -> Result<(), st
     });
     let options = ConsumerOptions::default();
     stage::run("deliver", &log, &[Topic::Deliveries], options, &shutdown, |partition| {
-        partition::own(node.clone(), partition)
+        let held = owned.hold(&log, &partition);
+        let owner = partition::own(node.clone(), partition);
+        async move {
+            owner.await;
+            drop(held);
+        }
     })
     .await
 }

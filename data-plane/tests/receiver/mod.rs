@@ -1,7 +1,7 @@
 //! HTTPS recipients on loopback that do as they are told, byte by byte.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub struct Arrived {
     pub body: Bytes,
     /// The connection that it came over, counted from 1.
     pub connection: usize,
+    /// The address that it came from.
+    pub source: IpAddr,
 }
 
 /// One connection, on which a script reads requests and writes what it likes.
@@ -63,6 +65,7 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     buffer: Vec<u8>,
     number: usize,
+    source: IpAddr,
     arrived: Arc<Mutex<Vec<Arrived>>>,
 }
 
@@ -87,7 +90,7 @@ impl Connection {
             self.fill().await?;
         }
         let body = self.buffer.drain(..length).collect::<Vec<_>>().into();
-        let arrived = Arrived { line: line.to_owned(), headers, body, connection: self.number };
+        let arrived = Arrived { line: line.to_owned(), headers, body, connection: self.number, source: self.source };
         self.arrived.lock().unwrap().push(arrived.clone());
         Some(arrived)
     }
@@ -137,10 +140,16 @@ impl Receiver {
         let (all, count) = (arrived.clone(), connections.clone());
         tasks.spawn(async move {
             let mut scripts = JoinSet::new();
-            while let Ok((tcp, _)) = listener.accept().await {
+            while let Ok((tcp, from)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::SeqCst) + 1;
                 let Ok(stream) = tls.accept(tcp).await else { continue };
-                scripts.spawn(script(Connection { stream, buffer: Vec::new(), number, arrived: all.clone() }));
+                scripts.spawn(script(Connection {
+                    stream,
+                    buffer: Vec::new(),
+                    number,
+                    source: from.ip(),
+                    arrived: all.clone(),
+                }));
             }
         });
         Self { address, arrived, connections, _tasks: tasks }
