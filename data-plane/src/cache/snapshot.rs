@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hookwire_proto::config::{self, Role, change, resource};
 use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
@@ -41,7 +42,10 @@ impl Subscription {
 }
 
 impl From<config::Subscription> for Subscription {
-    fn from(subscription: config::Subscription) -> Self {
+    fn from(mut subscription: config::Subscription) -> Self {
+        let keys = subscription.secrets.iter_mut().filter_map(|secret| secret.key.as_mut());
+        let shared_key = subscription.shared_key.iter_mut().filter_map(|shared_key| shared_key.value.as_mut());
+        keys.chain(shared_key).for_each(detach);
         let url = Url::parse(&subscription.url).ok();
         if url.is_none() {
             tracing::error!(subscription = subscription.name, "the control plane sent a URL that is none");
@@ -56,6 +60,11 @@ impl From<config::Subscription> for Subscription {
             revision: subscription.revision,
         }
     }
+}
+
+/// What is sealed lies in the response that it came in, and would keep the whole of that in memory.
+fn detach(sealed: &mut config::Sealed) {
+    sealed.r#box = Bytes::copy_from_slice(&sealed.r#box);
 }
 
 /// An API key, as it is found by its hash.
@@ -381,6 +390,25 @@ mod tests {
             changes: vec![config::Change { change: Some(change::Change::Delete("apiKeys/k".into())) }],
         });
         assert!(snapshot.api_key(&[7; 32]).is_none());
+    }
+
+    #[test]
+    fn a_snapshot_does_not_keep_the_responses_that_it_came_in() {
+        let response = Bytes::from(vec![7; 4096]);
+        let sealed = |at: usize| Some(config::Sealed { key_id: "k".into(), r#box: response.slice(at..at + 60) });
+        let subscription = config::Subscription {
+            name: "tenants/a/subscriptions/s".into(),
+            url: "https://example.com/".into(),
+            event_types: vec!["a".into()],
+            secrets: vec![config::Secret { key: sealed(100), ..Default::default() }],
+            shared_key: Some(config::SharedKey { header: "x-key".into(), value: sealed(200) }),
+            ..Default::default()
+        };
+        let resource = config::Resource { resource: Some(resource::Resource::Subscription(subscription)) };
+        let snapshot = Snapshot::new(1, [resource]);
+        let kept = snapshot.subscription("tenants/a/subscriptions/s").unwrap();
+        assert_eq!(kept.secrets[0].key.as_ref().unwrap().r#box, response.slice(100..160));
+        assert!(response.is_unique());
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use hookwire_data_plane::cache::Config;
 use hookwire_data_plane::cache::watch::{Settings, Watch};
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub struct Node {
     config: Config,
     /// When it had which revision, ascending.
-    seen: Arc<Mutex<Vec<(i64, Instant)>>>,
+    seen: Arc<Mutex<Seen>>,
     watching: JoinHandle<()>,
     _end: DropGuard,
 }
@@ -60,50 +61,68 @@ impl Drop for Node {
     }
 }
 
-/// For each change, how long it took from the call's beginning until every node had it.
-pub async fn slowest(nodes: Vec<Node>, written: &[Written]) -> Result<Vec<Duration>> {
+/// When a node had which revision, ascending.
+pub type Seen = Vec<(i64, Instant)>;
+
+/// What each node has seen when it has every change.
+pub async fn seen(nodes: Vec<Node>, written: &[Written]) -> Result<Vec<Seen>> {
     let last = written.iter().map(|change| change.revision).max().context("a change")?;
+    let mut all = Vec::new();
     for node in &nodes {
         timeout(LIMIT, node.config.reached(last)).await?.context("every change")?;
-    }
-    // The task that notes it may be a little behind.
-    let noted = |node: &Node| {
-        let seen = node.seen.lock().expect("nothing panics while it holds this");
-        seen.last().is_some_and(|(revision, _)| *revision >= last).then(|| seen.clone())
-    };
-    let mut slowest = vec![Duration::ZERO; written.len()];
-    for node in &nodes {
-        let seen = timeout(LIMIT, async {
+        // The task that notes it may be a little behind.
+        let noted = async {
             loop {
-                if let Some(seen) = noted(node) {
+                let seen = node.seen.lock().expect("nothing panics while it holds this").clone();
+                if seen.last().is_some_and(|(revision, _)| *revision >= last) {
                     return seen;
                 }
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
-        })
-        .await?;
-        for (change, slowest) in written.iter().zip(&mut slowest) {
+        };
+        all.push(timeout(LIMIT, noted).await?);
+    }
+    Ok(all)
+}
+
+/// For each change, how long it took from a moment of its call until every node had it; zero if they had it before.
+pub fn slowest(nodes: &[Seen], written: &[Written], from: impl Fn(&Written) -> Instant) -> Result<Vec<Duration>> {
+    let mut slowest = Vec::new();
+    for change in written {
+        let mut longest = Duration::ZERO;
+        for seen in nodes {
             let at = seen.partition_point(|(revision, _)| *revision < change.revision);
             let (_, had) = seen.get(at).context("every revision")?;
-            *slowest = (*slowest).max(had.saturating_duration_since(change.began));
+            longest = longest.max(had.saturating_duration_since(from(change)));
         }
+        slowest.push(longest);
     }
     Ok(slowest)
 }
 
-/// Resident memory of a node for its snapshot, measured by a process that has nothing else.
-pub async fn memory(endpoint: &str) -> Result<u64> {
+/// What a node's snapshot takes.
+#[derive(Serialize, Deserialize)]
+pub struct Memory {
+    /// Resident memory, in bytes.
+    pub bytes: u64,
+    /// The subscriptions in it: more than were asked for in a store that earlier runs have changed.
+    pub subscriptions: usize,
+}
+
+/// Memory of a node for its snapshot, measured by a process that has nothing else.
+pub async fn memory(endpoint: &str) -> Result<Memory> {
     let output =
         crate::program()?.args(["--part", "node", "--endpoint", endpoint]).stderr(Stdio::inherit()).output().await?;
     ensure!(output.status.success(), "the node ended with {}", output.status);
-    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// A node that says how much memory its snapshot takes, and ends.
 pub async fn run(endpoint: String) -> Result<()> {
     let before = resident()?;
     let node = Node::connect(&endpoint).await?;
-    ensure!(node.subscriptions() > 0, "there is something");
+    let subscriptions = node.subscriptions();
+    ensure!(subscriptions > 0, "there is something");
     // What the connection held of the snapshot is let go as it goes on.
     let mut bytes = resident()?;
     loop {
@@ -115,7 +134,8 @@ pub async fn run(endpoint: String) -> Result<()> {
         bytes = now;
     }
     use std::io::Write as _;
-    writeln!(std::io::stdout(), "{}", bytes - before)?;
+    let memory = Memory { bytes: bytes.saturating_sub(before), subscriptions };
+    writeln!(std::io::stdout(), "{}", serde_json::to_string(&memory)?)?;
     drop(node);
     Ok(())
 }
