@@ -8,7 +8,7 @@
 //! * `expiry`: deletes secrets that have expired
 //! * [`index`]: attempts and dead letters from the log → the store
 //! * [`log`]: the log, which nothing but the index, payloads and replays waits for
-//! * `ops`: probes
+//! * `ops`: probes · [`web`]: what anybody may read over HTTP
 //! * `config`: settings
 //!
 //! [`ControlPlane`] wires them. Any number of control planes may run over one store.
@@ -54,6 +54,7 @@ mod ops;
 pub mod push;
 pub mod signing_key;
 pub mod store;
+pub mod web;
 
 /// The services of the public API that are served here.
 const SERVICES: &[&str] = &[
