@@ -5,7 +5,7 @@
 //! ```
 //!
 //! * `settings`: what is kept, and for how long
-//! * `rows`: records as rows (pure); [`store::index`](crate::store::index) writes and reads them
+//! * `rows`: records as rows (pure); [`store::index`] writes and reads them
 //! * [`Observe`]: whoever wants to see every attempt, such as health, whatever is kept
 //!
 //! Consumer group `index`: each control plane has its share of the partitions. While the store is away nothing is finished and

@@ -4,6 +4,7 @@
 
 mod administer;
 mod bad_input;
+mod history;
 mod index;
 mod reseal;
 mod secrets;
