@@ -1,13 +1,13 @@
 //! One process of the binary under test, which can be killed and started again, always the same way.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// A process, ended when it is dropped. Its output goes to a file, which is shown when a test fails.
+/// A process, ended when it is dropped. Its log and what it prints go to files, which are shown when a test fails.
 pub struct Process {
     /// What it is called in messages.
     pub name: String,
@@ -15,11 +15,12 @@ pub struct Process {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
+    printed: PathBuf,
     child: Option<Child>,
 }
 
 impl Process {
-    /// Describes a process, without starting it. Its log file lies in `directory`.
+    /// Describes a process, without starting it. In `directory` lie its log, `{name}.log`, and what it prints, `{name}.out`.
     pub fn new(name: &str, program: &Path, arguments: &[String], directory: &Path) -> Self {
         Self {
             name: name.to_owned(),
@@ -27,6 +28,7 @@ impl Process {
             arguments: arguments.to_vec(),
             environment: Vec::new(),
             log: directory.join(format!("{name}.log")),
+            printed: directory.join(format!("{name}.out")),
             child: None,
         }
     }
@@ -46,13 +48,13 @@ impl Process {
         if self.child.is_some() {
             bail!("{} runs already", self.name);
         }
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let open = |file: &Path| OpenOptions::new().create(true).append(true).open(file);
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(File::try_clone(&log)?)
-            .stderr(log)
+            .stdout(open(&self.printed)?)
+            .stderr(open(&self.log)?)
             .spawn()
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
@@ -129,7 +131,8 @@ impl Process {
 
     /// All that it has written in all of its lives.
     pub fn output(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        let text = |file: &Path| fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        [&self.printed, &self.log].map(|file| text(file).unwrap_or_default()).concat()
     }
 
     fn tail(&self) -> String {
