@@ -4,6 +4,7 @@
 
 mod administer;
 mod bad_input;
+mod callers;
 mod history;
 mod index;
 mod reseal;

@@ -284,7 +284,7 @@ async fn pages_show_everything_once(database: Database) {
 }
 
 /// Calls an RPC for a tenant with requests that are otherwise right or name what does not exist.
-async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status> {
+pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status> {
     let parent = format!("tenants/{tenant}");
     let subscription = format!("{parent}/subscriptions/none");
     let message = format!("{parent}/messages/none");
@@ -438,7 +438,7 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
     }
 }
 
-const RPCS: [Rpc; 37] = [
+pub const RPCS: [Rpc; 37] = [
     Rpc::UpdateTenant,
     Rpc::UpdateEventType,
     Rpc::UpdateApiKey,
