@@ -7,6 +7,9 @@ use hookwire_proto::seal;
 use super::receiver::Arrived;
 use super::*;
 
+mod certificate;
+mod oauth;
+
 const SECRET: &str = "header of/\"mine\"";
 const PASSWORD: &str = "open sesame: 1 2";
 
