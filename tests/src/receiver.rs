@@ -307,9 +307,8 @@ async fn arrive(State(shared): State<Arc<Shared>>, request: Request) -> Response
         headers: parts.headers,
         body,
     };
-    let (echoed, (behaviour, earlier)) = (arrival.clone(), shared.record(arrival));
-    match behaviour {
-        Behaviour::Echo { status, form } => echo(&echoed, status, form, earlier),
+    match shared.record(&arrival) {
+        Behaviour::Echo { status, form } => echo(&arrival, status, form, shared.count(&arrival.path)),
         Behaviour::Json(body) => {
             let json = [("content-type", "application/json")];
             (json, body).into_response()
@@ -329,8 +328,12 @@ async fn arrive(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 impl Shared {
-    /// What to do, and how many came to its path before.
-    fn record(&self, arrival: Arrival) -> (Behaviour, usize) {
+    /// How many have come to a path.
+    fn count(&self, path: &str) -> usize {
+        self.lock().arrivals.iter().filter(|arrival| arrival.path == path).count()
+    }
+
+    fn record(&self, arrival: &Arrival) -> Behaviour {
         let line = arrival.line();
         let mut state = self.lock();
         state.file.write_all(line.as_bytes()).expect("the file of arrivals can be written");
@@ -338,9 +341,8 @@ impl Shared {
             Some((first, then)) => first.pop_front().unwrap_or_else(|| then.clone()),
             None => Behaviour::status(200),
         };
-        let earlier = state.arrivals.iter().filter(|earlier| earlier.path == arrival.path).count();
-        state.arrivals.push(arrival);
-        (behaviour, earlier)
+        state.arrivals.push(arrival.clone());
+        behaviour
     }
 }
 

@@ -170,11 +170,17 @@ async fn no_secret_is_kept_where_it_can_be_read(cluster: &mut Cluster) -> Result
     for _ in 0..MESSAGES {
         publisher.publish_one(&tenant, "b.event", &format!("{{\"m\":{:?}}}", planted.marker), revision).await?;
     }
-    let mut sent = 0;
+    let (mut sent, bearer) = (0, format!("Bearer {token}"));
     for (path, status) in &paths {
         let count = if *status == 200 { MESSAGES } else { 2 * MESSAGES };
         for arrival in cluster.receiver.wait(path, count, LIMIT).await? {
             sent += 1;
+            // What is not sent can't come back.
+            let authorization = arrival.header("authorization");
+            ensure!(authorization == bearer || authorization.starts_with("Basic "), "authorized otherwise");
+            for header in ["x-secret", "x-api-key", "webhook-token", "webhook-signature"] {
+                ensure!(!arrival.header(header).is_empty(), "{header} was not sent");
+            }
             // What is made of the secrets is none for long, but it is one.
             for header in ["authorization", "webhook-token", "webhook-signature"] {
                 for part in arrival.header(header).split([' ', ',']).filter(|part| part.len() > 20) {

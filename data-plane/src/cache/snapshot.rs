@@ -12,6 +12,8 @@ use hookwire_proto::schema::Schema;
 use ipnet::IpNet;
 use url::Url;
 
+use super::settings::Settings;
+
 /// A subscription, ready for use.
 #[derive(Debug)]
 pub struct Subscription {
@@ -27,6 +29,8 @@ pub struct Subscription {
     pub shared_key: Option<config::SharedKey>,
     /// Requests under way at a time, if the subscription says.
     pub max_concurrency: Option<usize>,
+    /// What else it says, if anything.
+    pub settings: Option<Box<Settings>>,
     /// Configuration revision of its last write: with the name it identifies this state of the subscription.
     pub revision: i64,
 }
@@ -51,6 +55,7 @@ impl From<config::Subscription> for Subscription {
             secrets: subscription.secrets,
             shared_key: subscription.shared_key,
             max_concurrency: usize::try_from(subscription.max_concurrency).ok().filter(|limit| *limit > 0),
+            settings: subscription.settings.map(|settings| Box::new(settings.into())),
             revision: subscription.revision,
         }
     }

@@ -15,6 +15,8 @@ pub struct Secrets {
     pub keys: Vec<Zeroizing<Vec<u8>>>,
     /// The pre-shared key.
     pub shared_key: Option<HeaderValue>,
+    /// Whatever else is text: values of headers, a password, an access token.
+    pub texts: Vec<Zeroizing<Vec<u8>>>,
     /// The token.
     pub token: Zeroizing<String>,
     /// `webhook-signature`.
@@ -30,8 +32,14 @@ impl std::fmt::Debug for Secrets {
 impl Secrets {
     /// No form of a secret is shorter: the encodings of a key are longer than it, and so is what it signs.
     pub fn shortest(&self) -> usize {
-        let keys = self.keys.iter().map(|key| key.len());
+        let keys = self.keys.iter().chain(&self.texts).map(|key| key.len());
         keys.chain(self.shared_key.as_ref().map(HeaderValue::len)).min().unwrap_or_default()
+    }
+
+    /// No secret that is text is longer.
+    pub fn longest(&self) -> usize {
+        let texts = self.texts.iter().map(|text| text.len());
+        texts.chain(self.shared_key.as_ref().map(HeaderValue::len)).max().unwrap_or_default().max(self.token.len())
     }
 
     /// Every form in which an answer may give a secret back, the longest first: plain, as JSON and URLs escape it, in
@@ -50,6 +58,9 @@ impl Secrets {
         }
         if let Some(value) = &self.shared_key {
             forms.text(value.as_bytes());
+        }
+        for text in &self.texts {
+            forms.text(text);
         }
         forms.text(self.token.as_bytes());
         for signature in self.signature.split(' ') {
