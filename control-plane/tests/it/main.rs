@@ -12,4 +12,5 @@ mod services;
 mod serving;
 mod settings;
 mod store;
+mod subscriptions;
 mod support;
