@@ -13,4 +13,5 @@ mod services;
 mod serving;
 mod settings;
 mod store;
+mod subscriptions;
 mod support;

@@ -345,6 +345,22 @@ pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Sta
             })
             .await
             .map(drop),
+        Rpc::UpdateSubscription => {
+            let subscription = Some(Subscription { name: subscription, ..Default::default() });
+            let request = UpdateSubscriptionRequest { subscription, update_mask: None };
+            subscriptions.update_subscription(request).await.map(drop)
+        }
+        Rpc::BatchCreateSubscriptions => {
+            let requests = vec![new_subscription(tenant, "")];
+            let request = BatchCreateSubscriptionsRequest { parent, requests, ..Default::default() };
+            subscriptions.batch_create_subscriptions(request).await.map(drop)
+        }
+        Rpc::BatchUpdateSubscriptions => {
+            let subscription = Some(Subscription { name: subscription, ..Default::default() });
+            let requests = vec![UpdateSubscriptionRequest { subscription, update_mask: None }];
+            let request = BatchUpdateSubscriptionsRequest { parent, requests };
+            subscriptions.batch_update_subscriptions(request).await.map(drop)
+        }
         Rpc::CreateSecret => {
             let request = CreateSecretRequest { parent: subscription, ..Default::default() };
             subscriptions.create_secret(request).await.map(drop)
@@ -438,7 +454,10 @@ pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Sta
     }
 }
 
-pub const RPCS: [Rpc; 37] = [
+pub const RPCS: [Rpc; 40] = [
+    Rpc::UpdateSubscription,
+    Rpc::BatchCreateSubscriptions,
+    Rpc::BatchUpdateSubscriptions,
     Rpc::UpdateTenant,
     Rpc::UpdateEventType,
     Rpc::UpdateApiKey,
