@@ -148,6 +148,18 @@ async fn no_secret_is_kept_where_it_can_be_read(cluster: &mut Cluster) -> Result
         let mut request = planted.subscription(cluster, &path, index % 2 == 1)?;
         request.parent.clone_from(&tenant);
         let made = control.subscriptions().create_subscription(request).await?.into_inner();
+        let update = UpdateSubscriptionRequest {
+            subscription: Some(Subscription {
+                name: made.name.clone(),
+                shared_key: Some(SharedKey {
+                    header: "x-api-key".into(),
+                    value: planted.value("a pre-shared key that took another's place"),
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        control.subscriptions().update_subscription(update).await?;
         planted.shown("an HMAC secret that was brought", made.initial_secret.as_ref().context("it is shown")?)?;
         for algorithm in [Algorithm::HmacSha256, Algorithm::Ed25519] {
             let secret = Some(Secret { algorithm: algorithm.into(), ..Default::default() });

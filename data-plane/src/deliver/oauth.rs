@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::BytesMut;
 use hookwire_proto::config::OAuthClient;
 use hookwire_proto::egress::Policy;
 use hookwire_proto::seal::MasterKeys;
@@ -133,7 +132,8 @@ impl Tokens {
     async fn fetch(&self, subscription: &str, client: &OAuthClient) -> Result<Token, Error> {
         let unanswered = |error: &reqwest::Error| Error::Unanswered(classify(error));
         let mut response = self.http.execute(self.request(subscription, client)?).await.map_err(|e| unanswered(&e))?;
-        let mut body = BytesMut::new();
+        // Wiped, and never moved to where there is more room.
+        let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
         while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(&error))? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(Error::Unusable("is longer than 16 KiB"));
@@ -166,9 +166,15 @@ impl Tokens {
             form.append_pair("client_id", &client.client_id).append_pair("client_secret", &secret);
         } else {
             // Each is encoded as in a form first (section 2.3.1).
-            let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-            let pair = Zeroizing::new(format!("{}:{}", encoded(&client.client_id), encoded(&secret)));
-            let basic = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*pair)));
+            let encoded = |text: &str| {
+                // With room for all of it, or what is outgrown would be left behind.
+                let mut encoded = Zeroizing::new(String::with_capacity(3 * text.len()));
+                encoded.extend(form_urlencoded::byte_serialize(text.as_bytes()));
+                encoded
+            };
+            let pair = Zeroizing::new(format!("{}:{}", *encoded(&client.client_id), *encoded(&secret)));
+            let pair = Zeroizing::new(STANDARD.encode(&*pair));
+            let basic = Zeroizing::new(format!("Basic {}", *pair));
             let mut value = HeaderValue::try_from(&**basic).map_err(unsendable)?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
