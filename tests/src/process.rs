@@ -1,6 +1,7 @@
 //! One process of the binary under test, which can be killed and started again, always the same way.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -127,6 +128,45 @@ impl Process {
     /// Whether it was started and not ended through this handle.
     pub fn is_started(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// What is in its memory that it may write to, each run of pages that are not empty in one piece. `None` where the system
+    /// has no `/proc`, or lets nobody look.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn memory(&self) -> Result<Option<Vec<Vec<u8>>>> {
+        const PAGE_BYTES: usize = 4096;
+        let id = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?.id();
+        let (maps, memory) = (fs::read_to_string(format!("/proc/{id}/maps")), File::open(format!("/proc/{id}/mem")));
+        let (maps, mut memory) = match (maps, memory) {
+            (Ok(maps), Ok(memory)) => (maps, memory),
+            (Err(error), _) | (_, Err(error))
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) =>
+            {
+                return Ok(None);
+            }
+            (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+        };
+        let mut runs = vec![Vec::new()];
+        for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+            let (from, rest) = line.split_once('-').context("a range has two ends")?;
+            let to = rest.split_once(' ').context("a range has an end")?.0;
+            let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
+            for page in (from..to).step_by(PAGE_BYTES) {
+                let mut bytes = [0; PAGE_BYTES];
+                memory.seek(SeekFrom::Start(page))?;
+                // What was mapped a moment ago need not be now.
+                let is_used = memory.read_exact(&mut bytes).is_ok() && bytes.iter().any(|byte| *byte != 0);
+                match runs.last_mut() {
+                    Some(run) if is_used => run.extend_from_slice(&bytes),
+                    Some(run) if run.is_empty() => {}
+                    _ => runs.push(Vec::new()),
+                }
+            }
+            runs.push(Vec::new());
+        }
+        Ok(Some(runs))
     }
 
     /// All that it has written in all of its lives.

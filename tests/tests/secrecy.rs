@@ -38,6 +38,8 @@ struct Kept {
 /// What is planted.
 struct Planted {
     secrets: Scanner,
+    /// Those that a node opens for a moment, and sends to nobody.
+    opened: Scanner,
     markers: Scanner,
     /// What logs say of what happened here: names, and no payload.
     logged: Scanner,
@@ -49,8 +51,8 @@ impl Planted {
     fn new(cluster: &Cluster) -> Result<Self> {
         let identity = Authority::new("clients", cluster.directory.path())?.issue("client")?;
         let marker = format!("marker-{}", uuid::Uuid::new_v4().simple());
-        let mut planted =
-            Self { secrets: Scanner::new(), markers: Scanner::new(), logged: Scanner::new(), marker, identity };
+        let [secrets, opened, markers, logged] = [(); 4].map(|()| Scanner::new());
+        let mut planted = Self { secrets, opened, markers, logged, marker, identity };
         planted.markers.plant("the marker", planted.marker.as_bytes());
 
         let (data, path) = (cluster.directory.path().join("data"), cluster.directory.path());
@@ -61,11 +63,21 @@ impl Planted {
         planted.secrets.plant("the administrator's API key", cluster.admin_key.as_bytes());
         let key = std::fs::read_to_string(&planted.identity.key)?;
         let lines: Vec<_> = key.lines().filter(|line| !line.starts_with('-')).collect();
-        planted.secrets.plant("the key of a client certificate", &BASE64_STANDARD.decode(lines.concat())?);
+        planted.opened("the key of a client certificate", &BASE64_STANDARD.decode(lines.concat())?);
         for line in lines {
-            planted.secrets.plant("a line of the key of a client certificate", line.as_bytes());
+            planted.opened("a line of the key of a client certificate", line.as_bytes());
         }
         Ok(planted)
+    }
+
+    fn opened(&mut self, what: &str, value: &[u8]) {
+        self.secrets.plant(what, value);
+        self.held(what, value);
+    }
+
+    /// What a node opens and drops. Of what was freed the allocator overwrites the beginning, so that the end is looked for.
+    fn held(&mut self, what: &str, value: &[u8]) {
+        self.opened.plant(what, &value[value.len() / 2..]);
     }
 
     /// A value of the kind, which nobody has seen before: with what has to be escaped here and there, but for a header.
@@ -79,19 +91,22 @@ impl Planted {
     fn shown(&mut self, what: &str, secret: &Secret) -> Result<()> {
         let text = secret.key.split_once('_').context("a key has a prefix")?.1;
         let bytes = BASE64_STANDARD.decode(text)?;
-        self.secrets.plant(what, &bytes[..32]);
-        self.secrets.plant(what, secret.key.as_bytes());
+        self.opened(what, &bytes[..32]);
+        self.opened(what, secret.key.as_bytes());
         Ok(())
     }
 
     fn subscription(&mut self, cluster: &Cluster, path: &str, oauth: bool) -> Result<CreateSubscriptionRequest> {
         let key: [u8; 32] = rand::random();
-        self.secrets.plant("an HMAC secret that was brought", &key);
+        self.opened("an HMAC secret that was brought", &key);
         let authentication = if oauth {
+            let client_secret = self.value("an OAuth client's secret");
+            // As it was opened. What is sent of it is encoded.
+            self.held("an OAuth client's secret", client_secret.as_bytes());
             Authentication::OauthClient(OAuthClient {
                 token_url: cluster.receiver.url("/token"),
                 client_id: self.marker.clone(),
-                client_secret: self.value("an OAuth client's secret"),
+                client_secret,
                 ..Default::default()
             })
         } else {
@@ -207,6 +222,7 @@ async fn no_secret_is_kept_where_it_can_be_read(cluster: &mut Cluster) -> Result
     if let Some(dump) = cluster.dump()? {
         kept.push(Kept { place: "the database".into(), bytes: dump });
     }
+    wiped(cluster, &planted)?;
     stopped(cluster, &mut kept).await?;
     judge(&planted, cluster.shape, &kept)
 }
@@ -291,6 +307,19 @@ async fn read(control: &Api, tenant: &str, attempts: usize) -> Result<Vec<u8>> {
     ensure!(scrubbed * 2 > attempts, "only {scrubbed} of {attempts} answers had something to scrub");
     said.extend(found.encode_to_vec());
     Ok(said)
+}
+
+/// A node that has signed with every secret holds none of them afterwards: of those that it does not send, not even what
+/// libraries have kept. What it may know, the marker, is there.
+fn wiped(cluster: &mut Cluster, planted: &Planted) -> Result<()> {
+    for member in cluster.members().filter(|member| member.process.name.starts_with("node-")) {
+        let Some(memory) = member.process.memory()? else { continue };
+        let left: BTreeSet<_> = memory.iter().flat_map(|run| planted.opened.find(run)).collect();
+        ensure!(left.is_empty(), "in the memory of {} there is still {left:?}", member.process.name);
+        let is_marked = memory.iter().any(|run| !planted.markers.find(run).is_empty());
+        ensure!(is_marked, "nothing was seen of the memory of {}", member.process.name);
+    }
+    Ok(())
 }
 
 /// Stops the processes; then every topic and every file that they have written is kept.
