@@ -58,6 +58,9 @@ pub enum Rpc {
     GetSubscription,
     ListSubscriptions,
     DeleteSubscription,
+    UpdateSubscription,
+    BatchCreateSubscriptions,
+    BatchUpdateSubscriptions,
     CreateSecret,
     ListSecrets,
     DeleteSecret,
@@ -145,9 +148,11 @@ impl Rpc {
             Self::GetEventType | Self::ListEventTypes => {
                 (&[Admin, TenantAdmin, Publisher, Viewer], Tenant, "eventTypes.read")
             }
-            Self::CreateSubscription | Self::DeleteSubscription => {
-                (&[Admin, TenantAdmin], Tenant, "subscriptions.write")
-            }
+            Self::CreateSubscription
+            | Self::DeleteSubscription
+            | Self::UpdateSubscription
+            | Self::BatchCreateSubscriptions
+            | Self::BatchUpdateSubscriptions => (&[Admin, TenantAdmin], Tenant, "subscriptions.write"),
             Self::GetSubscription | Self::ListSubscriptions => {
                 (&[Admin, TenantAdmin, Viewer], Tenant, "subscriptions.read")
             }
@@ -378,6 +383,9 @@ mod tests {
         Rpc::GetSubscription,
         Rpc::ListSubscriptions,
         Rpc::DeleteSubscription,
+        Rpc::UpdateSubscription,
+        Rpc::BatchCreateSubscriptions,
+        Rpc::BatchUpdateSubscriptions,
         Rpc::CreateSecret,
         Rpc::ListSecrets,
         Rpc::DeleteSecret,
@@ -415,7 +423,8 @@ mod tests {
             Rpc::CreateTenant | Rpc::ListTenants | Rpc::DeleteTenant | Rpc::UpdateTenant => ["A", "", ""],
             Rpc::GetTenant | Rpc::GetEventType | Rpc::ListEventTypes => ["ATPV", "ATPV", ""],
             Rpc::CreateEventType | Rpc::UpdateEventType | Rpc::DeleteEventType => ["AT", "AT", ""],
-            Rpc::CreateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
+            Rpc::CreateSubscription | Rpc::UpdateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
+            Rpc::BatchCreateSubscriptions | Rpc::BatchUpdateSubscriptions => ["AT", "AT", ""],
             Rpc::GetSubscription | Rpc::ListSubscriptions => ["ATV", "ATV", ""],
             Rpc::CreateSecret | Rpc::ListSecrets | Rpc::DeleteSecret => ["AT", "AT", ""],
             Rpc::GetMessage | Rpc::ListMessages | Rpc::GetDelivery | Rpc::ListDeliveries => ["ATV", "ATV", ""],

@@ -145,6 +145,8 @@ struct FanOut {
     message: String,
     /// The delivery, without subscription and id.
     delivery: DeliveryRecord,
+    /// When the message expires, 0 if it doesn't by itself.
+    expire_time_ms: i64,
     subscriptions: Vec<Arc<Subscription>>,
     /// How many subscriptions are dealt with.
     done: usize,
@@ -248,8 +250,9 @@ impl Worker {
         self.open.insert(offset, Open { record, index, chunks: 0, complete: false, refused: None });
         let key = (!message.ordering_key.is_empty()).then(|| format!("{}\n{}", message.tenant, message.ordering_key));
         let name = format!("{}/messages/{}", message.tenant, message.message_id);
+        let expire_time_ms = message.expire_time_ms;
         let delivery = delivery(&self.dispatch.schedule, place, message, snapshot.revision());
-        let fan_out = FanOut { offset, key, message: name, delivery, subscriptions, done: 0 };
+        let fan_out = FanOut { offset, key, message: name, delivery, expire_time_ms, subscriptions, done: 0 };
         match &fan_out.key {
             Some(key) => match self.behind.get_mut(key) {
                 Some(behind) => behind.push_back(fan_out),
@@ -270,14 +273,22 @@ impl Worker {
             let open = self.open.get_mut(&fan_out.offset).expect("open until its last chunk is acknowledged");
             let end = fan_out.subscriptions.len().min(fan_out.done + self.dispatch.settings.chunk);
             let (log, now) = (&self.dispatch.log, now_ms());
-            let topic = retry::topic(log.layout(), fan_out.delivery.due_time_ms, now);
             let chunk: Vec<_> = fan_out.subscriptions[fan_out.done..end]
                 .iter()
                 .map(|subscription| {
+                    let own = subscription.settings.as_deref().and_then(|settings| settings.schedule.as_ref());
+                    let shared = &fan_out.delivery;
+                    let (due_time_ms, deadline_ms) = match own {
+                        Some(own) => times(own, shared.publish_time_ms, fan_out.expire_time_ms),
+                        None => (shared.due_time_ms, shared.deadline_ms),
+                    };
+                    let topic = retry::topic(log.layout(), due_time_ms, now);
                     let delivery = DeliveryRecord {
                         delivery_id: name::delivery_id(&fan_out.message, &subscription.name, ""),
                         subscription: subscription.name.to_string(),
-                        ..fan_out.delivery.clone()
+                        due_time_ms,
+                        deadline_ms,
+                        ..shared.clone()
                     };
                     forward::begin(log, codec::delivery(log.layout(), topic, &delivery))
                 })
@@ -359,15 +370,7 @@ async fn reach(config: Config, record: Record, message: MessageRecord) -> Matcha
 
 /// The delivery of a message, without subscription and id.
 fn delivery(schedule: &Schedule, place: Place, message: MessageRecord, revision: i64) -> DeliveryRecord {
-    let deadline_ms = to_ms(schedule.deadline(from_ms(message.publish_time_ms)));
-    let deadline_ms = match message.expire_time_ms {
-        0 => deadline_ms,
-        expire_time_ms => deadline_ms.min(expire_time_ms),
-    };
-    let due_time_ms = match schedule.delay_before(1) {
-        None | Some(Duration::ZERO) => 0,
-        Some(delay) => to_ms(from_ms(message.publish_time_ms) + delay),
-    };
+    let (due_time_ms, deadline_ms) = times(schedule, message.publish_time_ms, message.expire_time_ms);
     DeliveryRecord {
         message: Some(place),
         message_id: message.message_id,
@@ -384,6 +387,18 @@ fn delivery(schedule: &Schedule, place: Place, message: MessageRecord, revision:
         deadline_ms,
         ..DeliveryRecord::default()
     }
+}
+
+/// When the first attempt is due, 0 for at once, and after which time none is begun.
+fn times(schedule: &Schedule, publish_time_ms: i64, expire_time_ms: i64) -> (i64, i64) {
+    let published = from_ms(publish_time_ms);
+    let deadline_ms = to_ms(schedule.deadline(published));
+    let deadline_ms = if expire_time_ms == 0 { deadline_ms } else { deadline_ms.min(expire_time_ms) };
+    let due_time_ms = match schedule.delay_before(1) {
+        None | Some(Duration::ZERO) => 0,
+        Some(delay) => to_ms(published + delay),
+    };
+    (due_time_ms, deadline_ms)
 }
 
 fn body(place: Place, payload: Bytes) -> Body {

@@ -269,12 +269,23 @@ impl World {
     }
 
     pub fn configure(&self, revision: i64, subscriptions: &[&str]) {
+        self.configure_with(revision, subscriptions, None);
+    }
+
+    /// The same, with settings that all of them have.
+    pub fn configure_with(
+        &self,
+        revision: i64,
+        subscriptions: &[&str],
+        settings: Option<config::SubscriptionSettings>,
+    ) {
         let resources = subscriptions.iter().map(|id| config::Resource {
             resource: Some(resource::Resource::Subscription(config::Subscription {
                 name: subscription(id),
                 url: "https://example.com/".into(),
                 event_types: vec!["*".into()],
                 max_concurrency: 4,
+                settings: settings.clone(),
                 ..Default::default()
             })),
         });

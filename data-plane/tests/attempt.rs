@@ -24,6 +24,7 @@ use tempfile::NamedTempFile;
 use receiver::{Authority, Connection, Receiver, eventually};
 
 mod receiver;
+mod settings;
 
 const NAME: &str = "tenants/acme/subscriptions/orders";
 const HOST: &str = "hooks.example.com";
@@ -110,6 +111,7 @@ impl Sender {
                     value: Some(self.keys.seal(&format!("{NAME}/sharedKey"), SHARED.as_bytes())),
                 }),
                 max_concurrency: None,
+                settings: None,
                 revision: 1,
             }),
             message_id: "msg_1".into(),

@@ -76,7 +76,8 @@ impl Api {
         Ok(Self { channel: self.channel.clone(), key: Key(key) })
     }
 
-    fn connection(&self) -> Connection {
+    /// The connection, for a client of any service.
+    pub fn connection(&self) -> Connection {
         InterceptedService::new(self.channel.clone(), self.key.clone())
     }
 

@@ -152,6 +152,8 @@ pub struct Cluster {
     kafka: kafka::Settings,
     /// Where publishing is reached when there is no node of its own.
     publish_url: String,
+    /// URL of production's database.
+    database: Option<String>,
     /// Where files of this test lie.
     pub directory: TempDir,
 }
@@ -208,6 +210,7 @@ impl Cluster {
             layout: options.layout.clone(),
             kafka: kafka::Settings::default(),
             publish_url: url(port + 1),
+            database: None,
             directory,
         })
     }
@@ -278,6 +281,7 @@ impl Cluster {
             layout: Layout { prefix, ..options.layout.clone() },
             kafka: servers.kafka_settings(),
             publish_url,
+            database: Some(database),
             directory,
         })
     }
@@ -330,6 +334,20 @@ impl Cluster {
             }
             Shape::Production => KafkaLog::open(self.kafka.clone(), Arc::new(self.layout.clone())).await?,
         })
+    }
+
+    /// Everything that is in production's database, as `pg_dump` writes it. Embedded, the database is a file below
+    /// [`directory`](Self::directory).
+    ///
+    /// # Errors
+    /// What `pg_dump` says.
+    pub fn dump(&self) -> Result<Option<Vec<u8>>> {
+        let Some(database) = &self.database else { return Ok(None) };
+        let output = Command::new("pg_dump").arg(database).output()?;
+        if !output.status.success() {
+            bail!("cannot dump the database: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(Some(output.stdout))
     }
 
     /// Every process, whichever plane.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -43,6 +43,16 @@ pub enum Behaviour {
         /// How long it waits first.
         delay: Duration,
     },
+    /// Gives back the whole request: its body, then its headers, another one first each time; one of them in answering
+    /// headers that are kept, too.
+    Echo {
+        /// Status of the answer.
+        status: u16,
+        /// How what comes after the body is written.
+        form: Form,
+    },
+    /// Answers 200 with this JSON.
+    Json(String),
     /// Never answers.
     Hang,
     /// Closes the connection without an answer.
@@ -64,6 +74,21 @@ impl Behaviour {
     pub fn retry_after(status: u16, value: &str) -> Self {
         Self::Answer { status, headers: vec![("retry-after", value.to_owned())], delay: Duration::ZERO }
     }
+}
+
+/// How a receiver writes down what it gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As it came, a header a line.
+    Plain,
+    /// JSON, the slash escaped.
+    Json,
+    /// All lines in base64.
+    Base64,
+    /// All lines in hexadecimal.
+    Hex,
+    /// All lines percent-encoded.
+    Percent,
 }
 
 /// One request as it arrived.
@@ -290,7 +315,12 @@ async fn arrive(
         body,
         source: from.ip(),
     };
-    match shared.record(arrival) {
+    match shared.record(&arrival) {
+        Behaviour::Echo { status, form } => echo(&arrival, status, form, shared.count(&arrival.path)),
+        Behaviour::Json(body) => {
+            let json = [("content-type", "application/json")];
+            (json, body).into_response()
+        }
         Behaviour::Answer { status, headers, delay } => {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
@@ -306,7 +336,12 @@ async fn arrive(
 }
 
 impl Shared {
-    fn record(&self, arrival: Arrival) -> Behaviour {
+    /// How many have come to a path.
+    fn count(&self, path: &str) -> usize {
+        self.lock().arrivals.iter().filter(|arrival| arrival.path == path).count()
+    }
+
+    fn record(&self, arrival: &Arrival) -> Behaviour {
         let line = arrival.line();
         let mut state = self.lock();
         state.file.write_all(line.as_bytes()).expect("the file of arrivals can be written");
@@ -314,9 +349,32 @@ impl Shared {
             Some((first, then)) => first.pop_front().unwrap_or_else(|| then.clone()),
             None => Behaviour::status(200),
         };
-        state.arrivals.push(arrival);
+        state.arrivals.push(arrival.clone());
         behaviour
     }
+}
+
+fn echo(arrival: &Arrival, status: u16, form: Form, earlier: usize) -> Response {
+    let mut headers: Vec<(&str, &str)> =
+        arrival.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
+    let count = headers.len();
+    headers.rotate_left(earlier % count);
+    let first = headers[0].1.to_owned();
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let text = match form {
+        Form::Plain => lines,
+        Form::Json => serde_json::json!(headers).to_string().replace('/', "\\/"),
+        Form::Base64 => BASE64_STANDARD.encode(lines),
+        Form::Hex => hex::encode(lines),
+        Form::Percent => lines.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+    };
+    let body = [&arrival.body, text.as_bytes()].concat();
+    Response::builder()
+        .status(status)
+        .header("x-request-id", &first)
+        .header("x-correlation-id", BASE64_STANDARD.encode(format!("key={first}")))
+        .body(Body::from(body))
+        .expect("what came as a header can go back as one")
 }
 
 fn answer(status: StatusCode, headers: &[(&'static str, String)]) -> Response {

@@ -72,6 +72,7 @@ impl Error {
                 Store::AlreadyExists { .. } => (Code::AlreadyExists, "ALREADY_EXISTS"),
                 Store::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
                 Store::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
+                Store::AnswerLost => (Code::FailedPrecondition, "ANSWER_LOST"),
                 Store::EventTypesDeprecated { .. } => (Code::FailedPrecondition, "EVENT_TYPE_DEPRECATED"),
                 Store::HasChildren { .. } => (Code::FailedPrecondition, "HAS_CHILDREN"),
                 Store::EventTypesNotRegistered { .. } => (Code::FailedPrecondition, "EVENT_TYPE_NOT_REGISTERED"),
@@ -130,6 +131,7 @@ impl Error {
             Self::Store(Store::TooManySecrets { subscription, .. } | Store::NoSecret { subscription, .. }) => {
                 precondition(subscription);
             }
+            Self::Store(Store::AnswerLost) => precondition("request_id"),
             Self::IndexDisabled => precondition("index.policy"),
             Self::Log(_) => {}
             Self::Store(

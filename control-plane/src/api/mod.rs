@@ -63,6 +63,8 @@ pub const LOG_RETAINED_UNTIL_METADATA: &str = "hookwire-log-retained-until";
 
 /// The largest request that is read: a subscription with all that it may hold is far below it.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
+/// The same where a request may have 1,000 subscriptions.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the services share.
 #[derive(Debug, Clone)]
@@ -104,7 +106,7 @@ impl Api {
         Routes::default()
             .add_service(TenantServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(EventTypeServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
-            .add_service(SubscriptionServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(SubscriptionServiceServer::new(self.clone()).max_decoding_message_size(MAX_BATCH_BYTES))
             .add_service(MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(DeliveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(AttemptServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))

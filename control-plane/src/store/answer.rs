@@ -4,6 +4,7 @@
 
 use aws_lc_rs::digest;
 use hookwire_proto::config::Sealed;
+use hookwire_proto::seal;
 use prost::Message;
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, Set};
 use time::Duration;
@@ -55,7 +56,17 @@ impl Write<'_> {
         let corrupt = |detail: String| Error::Corrupt { detail: format!("the answer to {}: {detail}", once.id) };
         let sealed = Sealed::decode(&*row.sealed).map_err(|error| corrupt(error.to_string()))?;
         let opened = self.store.master_keys.open(&sealed_for(caller, &once.id), &sealed);
-        let opened = opened.map_err(|error| corrupt(error.to_string()))?;
+        let opened = opened.map_err(|error| match error {
+            // Carried out again it must not be.
+            seal::Error::UnknownKey { key_id } => {
+                tracing::warn!(
+                    key_id,
+                    "a remembered answer is under a master key that is not here: reseal before one is taken away"
+                );
+                Error::AnswerLost
+            }
+            error => corrupt(error.to_string()),
+        })?;
         let (fingerprint, answer) =
             opened.split_at_checked(FINGERPRINT_BYTES).ok_or_else(|| corrupt("too short".into()))?;
         if fingerprint != once.fingerprint {

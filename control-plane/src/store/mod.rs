@@ -42,7 +42,7 @@ pub use node::EgressChange;
 pub use reseal::{Place, Resealed};
 pub use secret::MAX_SECRETS;
 pub use settings::StoreSettings;
-pub use subscription::{Fields, NewSubscription};
+pub use subscription::{Fields, NewSubscription, SubscriptionAt};
 pub use subscription_settings::NewSettings;
 
 /// A handle on the store; clones share it.

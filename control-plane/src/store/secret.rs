@@ -285,21 +285,24 @@ impl Write<'_> {
         if secrets.len() as u64 >= MAX_SECRETS {
             return Err(Error::TooManySecrets { subscription: subscription.to_string(), limit: MAX_SECRETS });
         }
-        secrets.push(self.insert_secret(master_keys, &subscription, secret.secret.clone(), key).await?);
+        let row = self.secret_row(master_keys, &subscription, secret.secret.clone(), key);
+        let inserted = row.clone().into_active_model().insert(&self.transaction).await;
+        inserted.map_err(|error| on_conflict(error, || already_exists(secret), || not_found(&subscription)))?;
+        secrets.push(row);
         Ok(())
     }
 
-    /// Seals and inserts a secret of a subscription that exists.
-    pub(super) async fn insert_secret(
+    /// A new secret of a subscription, sealed.
+    pub(super) fn secret_row(
         &self,
         master_keys: &MasterKeys,
         subscription: &name::Subscription,
         id: String,
         key: &SigningKey,
-    ) -> Result<Model, Error> {
+    ) -> Model {
         let name::Subscription { tenant, subscription } = subscription.clone();
         let name = name::Secret { tenant, subscription, secret: id };
-        let row = Model {
+        Model {
             key: seal::secret(master_keys, &name, key.bytes()),
             tenant: name.tenant.clone(),
             subscription: name.subscription.clone(),
@@ -311,13 +314,7 @@ impl Write<'_> {
             expire_time: None,
             promoted: 0,
             changed: self.revision,
-        };
-        row.clone()
-            .into_active_model()
-            .insert(&self.transaction)
-            .await
-            .map_err(|error| on_conflict(error, || already_exists(&name), || not_found(subscription_of(&name))))?;
-        Ok(row)
+        }
     }
 }
 

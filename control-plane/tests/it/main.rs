@@ -4,6 +4,7 @@
 
 mod administer;
 mod bad_input;
+mod callers;
 mod history;
 mod index;
 mod nodes;
@@ -13,4 +14,5 @@ mod services;
 mod serving;
 mod settings;
 mod store;
+mod subscriptions;
 mod support;

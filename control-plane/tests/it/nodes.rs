@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use hookwire_control_plane::config::Settings;
 use hookwire_control_plane::push::{ListedNode, Node, Role};
-use hookwire_control_plane::web::EGRESS_PATH;
+use hookwire_control_plane::web::egress;
 use hookwire_proto::config::config_service_client::ConfigServiceClient;
 use hookwire_proto::config::watch_response::Response as Said;
 use hookwire_proto::config::{
@@ -16,8 +16,6 @@ use hookwire_proto::config::{
 use hookwire_proto::v1::node::State;
 use hookwire_proto::v1::{self, GetEgressAddressesRequest, GetNodeRequest, ListNodesRequest};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -202,8 +200,10 @@ async fn the_addresses_that_requests_come_from_are_those_that_nodes_declare(data
     let _two = Connection::open(channel(plane.push).await, with("two", &["2001:db8::1", "127.0.0.2"])).await.unwrap();
     let all = ["127.0.0.2", "127.0.0.3", "2001:db8::1"];
     until("the second's are known", async || Some(asked().await).filter(|found| found.addresses == all)).await;
-    let (status, body) = get(plane.ops, EGRESS_PATH).await;
-    assert_eq!(status, "200");
+    let page = plane.page(egress::PATH).await;
+    let (head, body) = page.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("cache-control: public"), "{head}");
+    let body: Value = serde_json::from_str(body).unwrap();
     assert_eq!((&body["addresses"], &body["complete"]), (&json!(all), &json!(true)));
     assert!(body["updateTime"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{body}");
 
@@ -213,17 +213,6 @@ async fn the_addresses_that_requests_come_from_are_those_that_nodes_declare(data
     let _three = Connection::open(channel(plane.push).await, hello("three")).await.unwrap();
     let found = until("the third is known", async || Some(asked().await).filter(|found| !found.complete)).await;
     assert_eq!(found.addresses, all);
-}
-
-/// Status and JSON of a page.
-async fn get(address: SocketAddr, path: &str) -> (String, Value) {
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().to_owned(), serde_json::from_str(body).unwrap())
 }
 
 /// Settings of a control plane with TLS for nodes, of which these are listed, and how a node with a name gets there.

@@ -284,7 +284,7 @@ async fn pages_show_everything_once(database: Database) {
 }
 
 /// Calls an RPC for a tenant with requests that are otherwise right or name what does not exist.
-async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status> {
+pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status> {
     let parent = format!("tenants/{tenant}");
     let subscription = format!("{parent}/subscriptions/none");
     let message = format!("{parent}/messages/none");
@@ -356,6 +356,22 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             })
             .await
             .map(drop),
+        Rpc::UpdateSubscription => {
+            let subscription = Some(Subscription { name: subscription, ..Default::default() });
+            let request = UpdateSubscriptionRequest { subscription, update_mask: None };
+            subscriptions.update_subscription(request).await.map(drop)
+        }
+        Rpc::BatchCreateSubscriptions => {
+            let requests = vec![new_subscription(tenant, "")];
+            let request = BatchCreateSubscriptionsRequest { parent, requests, ..Default::default() };
+            subscriptions.batch_create_subscriptions(request).await.map(drop)
+        }
+        Rpc::BatchUpdateSubscriptions => {
+            let subscription = Some(Subscription { name: subscription, ..Default::default() });
+            let requests = vec![UpdateSubscriptionRequest { subscription, update_mask: None }];
+            let request = BatchUpdateSubscriptionsRequest { parent, requests };
+            subscriptions.batch_update_subscriptions(request).await.map(drop)
+        }
         Rpc::CreateSecret => {
             let request = CreateSecretRequest { parent: subscription, ..Default::default() };
             subscriptions.create_secret(request).await.map(drop)
@@ -452,10 +468,13 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
     }
 }
 
-const RPCS: [Rpc; 40] = [
+pub const RPCS: [Rpc; 43] = [
     Rpc::GetNode,
     Rpc::ListNodes,
     Rpc::GetEgressAddresses,
+    Rpc::UpdateSubscription,
+    Rpc::BatchCreateSubscriptions,
+    Rpc::BatchUpdateSubscriptions,
     Rpc::UpdateTenant,
     Rpc::UpdateEventType,
     Rpc::UpdateApiKey,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use hookwire_control_plane::config::Settings;
 use hookwire_control_plane::{ControlPlane, Error, Listeners};
 use hookwire_proto::v1::GetTenantRequest;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Code;
@@ -31,11 +30,7 @@ on_both!(
 );
 
 async fn probe(plane: &Plane, path: &str) -> String {
-    let mut stream = TcpStream::connect(plane.ops).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let answer = plane.page(path).await;
     answer.split_whitespace().nth(1).unwrap().into()
 }
 

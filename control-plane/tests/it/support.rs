@@ -30,6 +30,8 @@ use hookwire_proto::v1::{
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -233,6 +235,16 @@ impl Plane {
     pub async fn client(&self, key: &str) -> Client {
         let channel = Channel::from_shared(format!("http://{}", self.api)).unwrap().connect().await.unwrap();
         Client::new(channel, key)
+    }
+
+    /// What a path of its port for HTTP answers: status line, headers and body.
+    pub async fn page(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.ops).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     pub async fn admin(&self) -> Client {

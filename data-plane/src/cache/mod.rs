@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
+pub mod settings;
 pub mod snapshot;
 pub mod watch;
 

@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hookwire_proto::config::{self, Role, change, resource};
 use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
@@ -14,6 +13,8 @@ use ipnet::IpNet;
 use prost::Message as _;
 use twox_hash::XxHash3_64;
 use url::Url;
+
+use super::settings::Settings;
 
 /// A subscription, ready for use.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Subscription {
     pub shared_key: Option<config::SharedKey>,
     /// Requests under way at a time, if the subscription says.
     pub max_concurrency: Option<usize>,
+    /// What else it says, if anything.
+    pub settings: Option<Box<Settings>>,
     /// Configuration revision of its last write: with the name it identifies this state of the subscription.
     pub revision: i64,
 }
@@ -42,10 +45,7 @@ impl Subscription {
 }
 
 impl From<config::Subscription> for Subscription {
-    fn from(mut subscription: config::Subscription) -> Self {
-        let keys = subscription.secrets.iter_mut().filter_map(|secret| secret.key.as_mut());
-        let shared_key = subscription.shared_key.iter_mut().filter_map(|shared_key| shared_key.value.as_mut());
-        keys.chain(shared_key).for_each(detach);
+    fn from(subscription: config::Subscription) -> Self {
         let url = Url::parse(&subscription.url).ok();
         if url.is_none() {
             tracing::error!(subscription = subscription.name, "the control plane sent a URL that is none");
@@ -57,14 +57,10 @@ impl From<config::Subscription> for Subscription {
             secrets: subscription.secrets,
             shared_key: subscription.shared_key,
             max_concurrency: usize::try_from(subscription.max_concurrency).ok().filter(|limit| *limit > 0),
+            settings: subscription.settings.map(|settings| Box::new(settings.into())),
             revision: subscription.revision,
         }
     }
-}
-
-/// What is sealed lies in the response that it came in, and would keep the whole of that in memory.
-fn detach(sealed: &mut config::Sealed) {
-    sealed.r#box = Bytes::copy_from_slice(&sealed.r#box);
 }
 
 /// An API key, as it is found by its hash.
@@ -218,7 +214,10 @@ impl Snapshot {
     }
 
     fn put(&mut self, resource: config::Resource) {
-        self.count(&resource);
+        let encoded = resource.encode_to_vec();
+        self.count(&resource, &encoded);
+        // Read anew: what is sealed lies in the response that it came in, and would keep the whole of that in memory.
+        let resource = config::Resource::decode(&*encoded).expect("it was encoded here");
         match resource.resource {
             Some(resource::Resource::Tenant(tenant)) => {
                 let validate_payloads = tenant.validate_payloads;
@@ -255,7 +254,7 @@ impl Snapshot {
     }
 
     /// Lets the checksum have this resource in the place of the one of its name.
-    fn count(&mut self, resource: &config::Resource) {
+    fn count(&mut self, resource: &config::Resource, encoded: &[u8]) {
         let name = match &resource.resource {
             Some(resource::Resource::Tenant(tenant)) => &tenant.name,
             Some(resource::Resource::EventType(event_type)) => &event_type.name,
@@ -263,7 +262,7 @@ impl Snapshot {
             Some(resource::Resource::ApiKey(key)) => &key.name,
             None => return,
         };
-        let checksum = hash(&resource.encode_to_vec());
+        let checksum = hash(encoded);
         let before = self.checksums.insert(hash(name.as_bytes()), checksum).unwrap_or_default();
         self.checksum = self.checksum.wrapping_sub(before).wrapping_add(checksum);
     }
@@ -317,6 +316,8 @@ fn match_key(tenant: &str, pattern: &str, suffix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::settings::Authentication;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn subscription(name: &str, event_types: &[&str]) -> config::Resource {
@@ -394,21 +395,36 @@ mod tests {
 
     #[test]
     fn a_snapshot_does_not_keep_the_responses_that_it_came_in() {
-        let response = Bytes::from(vec![7; 4096]);
-        let sealed = |at: usize| Some(config::Sealed { key_id: "k".into(), r#box: response.slice(at..at + 60) });
-        let subscription = config::Subscription {
-            name: "tenants/a/subscriptions/s".into(),
-            url: "https://example.com/".into(),
-            event_types: vec!["a".into()],
-            secrets: vec![config::Secret { key: sealed(100), ..Default::default() }],
-            shared_key: Some(config::SharedKey { header: "x-key".into(), value: sealed(200) }),
-            ..Default::default()
-        };
-        let resource = config::Resource { resource: Some(resource::Resource::Subscription(subscription)) };
-        let snapshot = Snapshot::new(1, [resource]);
-        let kept = snapshot.subscription("tenants/a/subscriptions/s").unwrap();
-        assert_eq!(kept.secrets[0].key.as_ref().unwrap().r#box, response.slice(100..160));
-        assert!(response.is_unique());
+        let sealed = || Some(config::Sealed { key_id: "k".into(), r#box: vec![7; 60].into() });
+        let content = sealed().map(config::custom_header::Content::SecretValue);
+        let password = config::BasicAuth { username: "me".into(), password: sealed() };
+        let client = config::OAuthClient { client_secret: sealed(), ..Default::default() };
+        for authentication in [Authentication::BasicAuth(password), Authentication::OauthClient(client)] {
+            let certificate = config::ClientCertificate { certificate: "c".into(), private_key: sealed() };
+            let settings = config::SubscriptionSettings {
+                headers: vec![config::CustomHeader { name: "x-secret".into(), content: content.clone() }],
+                authentication: Some(authentication),
+                client_certificate: Some(certificate),
+                ..Default::default()
+            };
+            let subscription = config::Subscription {
+                name: "tenants/a/subscriptions/s".into(),
+                url: "https://example.com/".into(),
+                secrets: vec![config::Secret { key: sealed(), ..Default::default() }],
+                shared_key: Some(config::SharedKey { header: "x-key".into(), value: sealed() }),
+                settings: Some(settings),
+                ..Default::default()
+            };
+            let resource = config::Resource { resource: Some(resource::Resource::Subscription(subscription)) };
+            let response = Bytes::from(resource.encode_to_vec());
+            let came = config::Resource::decode(response.clone()).unwrap();
+            assert!(!response.is_unique(), "what is sealed lies in it");
+            let snapshot = Snapshot::new(1, [came]);
+            let kept = snapshot.subscription("tenants/a/subscriptions/s").unwrap();
+            assert_eq!(kept.secrets[0].key, sealed());
+            assert!(kept.settings.as_ref().unwrap().client_certificate.as_ref().unwrap().private_key == sealed());
+            assert!(response.is_unique());
+        }
     }
 
     proptest! {

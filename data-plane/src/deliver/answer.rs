@@ -17,8 +17,10 @@ use crate::sign::Secrets;
 pub const MAX_BODY_BYTES: usize = 1024;
 /// How much of a header's value is kept.
 pub const MAX_HEADER_BYTES: usize = 256;
-/// A body is read so far beyond what is kept: a secret that the cut would leave half of is then still recognized. The
-/// longest secret, a pre-shared key of 1 KiB, is at most three times as long escaped.
+/// A body is read so far beyond what is kept: a secret that the cut would leave half of is then still recognized. Escaped, a
+/// secret is at most so many times as long.
+const LONGEST_ESCAPE: usize = 3;
+/// And at the least so far.
 const LOOK_AHEAD_BYTES: usize = 3 * 1024;
 /// A rest of a body up to this is read, so that the connection can be used again; for more it is closed.
 const MAX_DRAINED_BYTES: u64 = 16 * 1024;
@@ -34,9 +36,10 @@ const REDACTED: &[u8] = b"[redacted]";
 pub async fn read(mut response: Response, kept: &[String], secrets: &Secrets) -> Result<Answer, reqwest::Error> {
     let mut body = BytesMut::new();
     let mut complete = false;
-    while body.len() < MAX_BODY_BYTES + LOOK_AHEAD_BYTES && !complete {
+    let enough = MAX_BODY_BYTES + LOOK_AHEAD_BYTES.max(LONGEST_ESCAPE * secrets.longest());
+    while body.len() < enough && !complete {
         match response.chunk().await? {
-            Some(chunk) => body.extend_from_slice(&chunk[..chunk.len().min(MAX_BODY_BYTES + LOOK_AHEAD_BYTES)]),
+            Some(chunk) => body.extend_from_slice(&chunk[..chunk.len().min(enough)]),
             None => complete = true,
         }
     }
@@ -141,6 +144,7 @@ mod tests {
         Secrets {
             keys: vec![vec![255; 32].into(), vec![1; 24].into()],
             shared_key: Some(HeaderValue::from_static("let/me in")),
+            texts: Vec::new(),
             token: "aaa.bbb.ccc".to_owned().into(),
             signature: "v1,c2lnbmF0dXJl v1,YW5vdGhlcg==".to_owned(),
         }

@@ -1,26 +1,36 @@
-//! The HTTP client: one request, one answer, nothing on its own account.
+//! The HTTP client: one request, one answer, nothing on its own account. A subscription that shows a certificate has clients,
+//! and connections, of its own.
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use reqwest::redirect;
-use rustls::pki_types::CertificateDer;
+use hookwire_proto::config::ClientCertificate;
+use hookwire_proto::seal::MasterKeys;
+use moka::sync::Cache;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tower::{BoxError, Service};
-use url::{Host, Url};
 
 use super::answer;
 use super::attempt::Answer;
 use super::config::Settings;
 use super::egress::Guard;
+use super::failure::Shared;
 use super::request::Request;
+use super::sources::Sources;
+use crate::cache::snapshot::Subscription;
+use crate::sign::{self, authorization};
+
+/// Subscriptions with a certificate whose clients are kept, at most.
+const MAX_OWN: u64 = 1_000;
+/// For so long without a request.
+const OWN_IDLE: Duration = Duration::from_secs(10 * 60);
 
 /// The client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -43,91 +53,65 @@ pub enum Error {
 
 /// Sends requests. Clones share connections.
 #[derive(Clone)]
-pub struct Client {
-    sources: Arc<Sources>,
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    guard: Guard,
+    keys: Arc<MasterKeys>,
+    roots: Arc<RootCertStore>,
+    /// For all who show no certificate.
+    shared: Sources,
+    /// By subscription and revision: with other settings, others.
+    own: Cache<(Arc<str>, i64), Sources>,
     kept_headers: Arc<[String]>,
 }
 
-/// A client for each source address, used in turn; one that leaves the address to the system if none is set.
-struct Sources {
-    clients: Vec<(Option<IpAddr>, reqwest::Client)>,
-    /// Whether there are addresses of both families, so that it matters which one a recipient has.
-    mixed: bool,
-    guard: Guard,
-    next: AtomicUsize,
-}
-
 impl Client {
-    /// A client that connects to what the guard lets through.
+    /// A client that connects to what the guard lets through, with certificates whose keys open under `keys`.
     ///
     /// # Errors
     /// Any [`Error`].
-    pub fn new(settings: &Settings, guard: Guard) -> Result<Self, Error> {
-        let tls = tls(settings)?;
-        let bind = &settings.egress.bind;
-        let sources = if bind.is_empty() { vec![None] } else { bind.iter().copied().map(Some).collect() };
-        let clients =
-            sources.into_iter().map(|source| Ok((source, http(settings, tls.clone(), guard.clone(), source)?)));
-        let clients = clients.collect::<Result<_, reqwest::Error>>()?;
-        let mixed = bind.iter().any(IpAddr::is_ipv4) && bind.iter().any(IpAddr::is_ipv6);
-        let sources = Sources { clients, mixed, guard, next: AtomicUsize::new(0) };
-        Ok(Self { sources: Arc::new(sources), kept_headers: settings.kept_headers.clone().into() })
+    pub fn new(settings: &Settings, guard: Guard, keys: Arc<MasterKeys>) -> Result<Self, Error> {
+        let roots = Arc::new(roots(settings)?);
+        let shared = Sources::new(settings, &guard, tls(&roots)?.with_no_client_auth())?;
+        Ok(Self(Arc::new(Inner {
+            settings: settings.clone(),
+            guard,
+            keys,
+            roots,
+            shared,
+            own: Cache::builder().max_capacity(MAX_OWN).time_to_idle(OWN_IDLE).build(),
+            kept_headers: settings.kept_headers.clone().into(),
+        })))
+    }
+
+    /// What sends requests that show no certificate.
+    pub fn shared(&self) -> &Sources {
+        &self.0.shared
     }
 }
 
-impl Sources {
-    /// The next address's client: of a family that the recipient has, where there is a choice.
-    async fn next(&self, url: &Url) -> reqwest::Client {
-        let families = if self.mixed { self.families(url).await } else { Vec::new() };
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.clients.len();
-        let in_turn = self.clients[turn..].iter().chain(&self.clients[..turn]);
-        let fits = |source: &Option<IpAddr>| source.is_some_and(|source| families.contains(&source.is_ipv4()));
-        let mut in_turn = in_turn.filter(|(source, _)| families.is_empty() || fits(source));
-        // It was filtered for families that there are.
-        let (_, client) = in_turn.next().unwrap_or(&self.clients[turn]);
-        client.clone()
+impl Inner {
+    /// What sends the requests of a subscription.
+    fn of(&self, subscription: &Subscription) -> Result<Sources, Shared<sign::Error>> {
+        let settings = subscription.settings.as_deref();
+        let Some(certificate) = settings.and_then(|settings| settings.client_certificate.as_ref()) else {
+            return Ok(self.shared.clone());
+        };
+        let key = (subscription.name.clone(), subscription.revision);
+        self.own.try_get_with(key, || self.showing(&subscription.name, certificate)).map_err(Shared)
     }
 
-    /// Whether the recipient's addresses are of IPv4, each; none if they can't be had, which the request then says.
-    async fn families(&self, url: &Url) -> Vec<bool> {
-        match url.host() {
-            Some(Host::Ipv4(_)) => vec![true],
-            Some(Host::Ipv6(_)) => vec![false],
-            Some(Host::Domain(name)) => {
-                self.guard.addresses(name).await.unwrap_or_default().iter().map(IpAddr::is_ipv4).collect()
-            }
-            None => Vec::new(),
-        }
+    fn showing(&self, subscription: &str, certificate: &ClientCertificate) -> Result<Sources, sign::Error> {
+        let key = authorization::private_key(subscription, certificate, &self.keys)?;
+        let unusable = || sign::Error::Certificate;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| unusable())?;
+        let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes());
+        let chain = chain.collect::<Result<_, _>>().map_err(|_| unusable())?;
+        let tls = tls(&self.roots).and_then(|tls| tls.with_client_auth_cert(chain, key)).map_err(|_| unusable())?;
+        Sources::new(&self.settings, &self.guard, tls).map_err(|_| unusable())
     }
-}
-
-/// A client whose connections come from this address.
-fn http(
-    settings: &Settings,
-    tls: ClientConfig,
-    guard: Guard,
-    source: Option<IpAddr>,
-) -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .https_only(!settings.egress.allow_http)
-        .dns_resolver(guard)
-        // Connects to recipients of the same family only, so that no request comes from an address that is not declared.
-        .local_address(source)
-        // A redirect would send the request where nobody has checked.
-        .redirect(redirect::Policy::none())
-        // The environment's proxy would resolve names itself.
-        .no_proxy()
-        // Every request is an attempt with a record.
-        .retry(reqwest::retry::never())
-        .connect_timeout(settings.connect_timeout)
-        .pool_idle_timeout(settings.idle_timeout)
-        .pool_max_idle_per_host(settings.max_idle_connections)
-        .tcp_nodelay(true)
-        // An HTTP/2 connection whose other end is gone would take every attempt with it until it times out.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .http2_keep_alive_timeout(Duration::from_secs(5))
-        .build()
 }
 
 impl Service<Request> for Client {
@@ -141,16 +125,16 @@ impl Service<Request> for Client {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let (sources, kept_headers) = (self.sources.clone(), self.kept_headers.clone());
+        let inner = self.0.clone();
         Box::pin(async move {
-            let sent = sources.next(request.http.url()).await.execute(request.http).await?;
-            Ok(answer::read(sent, &kept_headers, &request.secrets).await?)
+            let sent = inner.of(&request.subscription)?.execute(request.http).await?;
+            Ok(answer::read(sent, &inner.kept_headers, &request.secrets).await?)
         })
     }
 }
 
-/// The system's authorities and the configured ones; HTTP/2 where the recipient speaks it.
-fn tls(settings: &Settings) -> Result<ClientConfig, Error> {
+/// The system's authorities and the configured ones.
+fn roots(settings: &Settings) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
@@ -176,11 +160,12 @@ fn tls(settings: &Settings) -> Result<ClientConfig, Error> {
              set deliver.ca_file"
         );
     }
+    Ok(roots)
+}
+
+/// TLS with recipients that these authorities know.
+fn tls(roots: &Arc<RootCertStore>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots.clone()))
 }

@@ -1,11 +1,12 @@
-//! A lane: one subscription's queue, its concurrency, its back-off and its virtual clock. Pure: time is passed in, in
-//! milliseconds since 1970, and whoever owns the lane does what it decides.
+//! A lane: one subscription's queue, its concurrency, its rate, its back-off and its virtual clock. Pure: time is passed in,
+//! in milliseconds since 1970, and whoever owns the lane does what it decides.
 //!
 //! * **Concurrency** is what the subscription allows, halved by each sign that the recipient has too much to do, down to a
 //!   single probe, and raised again by successes (AIMD).
+//! * **Rate**, where the subscription names one (GCRA): in no time does more begin than the rate and one burst.
 //! * **Back-off**: a recipient who names a time (`retry-after`) gets nothing before it.
 //! * **The clock** (GCRA) books a slot for each delivery that is deferred: one after the other, as far apart as attempts
-//!   lately ended, so that a backlog comes back as fast as it can be worked off, and not all at once again.
+//!   lately ended and not closer than the rate lets them begin, so that a backlog comes back as fast as it can be worked off, and not all at once again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,6 +27,31 @@ pub enum Signal {
     SlowDown,
 }
 
+/// How many attempts are begun in a time: as a bucket of tokens that fills at an even pace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// From token to token.
+    interval_us: i64,
+    /// How long the bucket takes to fill, without its first token.
+    tolerance_us: i64,
+}
+
+impl Rate {
+    /// So many requests a second in the long run, and `burst` at once after a pause; 0 stands for what comes in one second,
+    /// at least 1.
+    pub fn new(requests_per_second: f64, burst: i32) -> Self {
+        // What is no rate at all is one request in about three years; a cast saturates.
+        let interval_us = ((1e6 / requests_per_second.max(1e-8)).ceil() as i64).max(1);
+        let burst = if burst > 0 { burst.into() } else { (requests_per_second as i64).max(1) };
+        Self { interval_us, tolerance_us: interval_us.saturating_mul(burst - 1) }
+    }
+
+    /// The clock of a bucket that has been empty since then.
+    fn empty_us(self, since_ms: i64) -> i64 {
+        us(since_ms).saturating_add(self.interval_us).saturating_add(self.tolerance_us)
+    }
+}
+
 /// One subscription's lane.
 #[derive(Debug)]
 pub struct Lane<T> {
@@ -38,6 +64,9 @@ pub struct Lane<T> {
     /// Attempts that began before this have been answered for: one burst of failures halves once.
     slowed_at_ms: i64,
     not_before_ms: i64,
+    rate: Option<Rate>,
+    /// When the bucket of the rate is full again if nothing more begins.
+    full_us: i64,
     /// The last slot that was booked, in microseconds.
     clock_us: i64,
     /// Smoothed duration of an attempt in microseconds; `None` until one has ended.
@@ -56,6 +85,8 @@ impl<T> Lane<T> {
             allowed: as_f64(cap),
             slowed_at_ms: i64::MIN,
             not_before_ms: i64::MIN,
+            rate: None,
+            full_us: i64::MIN,
             clock_us: 0,
             duration_us: None,
             last: None,
@@ -72,6 +103,36 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Takes over the rate that the subscription names now. One that is new to the lane begins with an empty bucket as of
+    /// `since_ms`: what began before, here or with another owner, is not known.
+    pub fn set_rate(&mut self, rate: Option<Rate>, since_ms: i64) {
+        if rate != self.rate {
+            let known = if self.rate.is_some() { self.full_us } else { i64::MAX };
+            self.full_us = rate.map_or(i64::MIN, |rate| known.min(rate.empty_us(since_ms)));
+            self.rate = rate;
+        }
+    }
+
+    /// When the rate lets one more begin, behind those that wait, in microseconds since 1970.
+    fn rate_slot_us(&self) -> i64 {
+        let Some(rate) = self.rate else { return i64::MIN };
+        let queued = i64::try_from(self.queue.len()).unwrap_or(i64::MAX);
+        self.full_us.saturating_sub(rate.tolerance_us).saturating_add(rate.interval_us.saturating_mul(queued))
+    }
+
+    /// Whether the rate lets one more begin by then, behind those that wait.
+    pub fn rate_allows_by(&self, at_ms: i64) -> bool {
+        self.rate_slot_us() <= us(at_ms)
+    }
+
+    /// When the rate lets the next begin, if it is the rate that those who wait are waiting for.
+    pub fn paced_until_ms(&self, now_ms: i64) -> Option<i64> {
+        let rate = self.rate.filter(|_| !self.queue.is_empty())?;
+        let next_us = self.full_us.saturating_sub(rate.tolerance_us);
+        // A started millisecond counts, or it would be looked at too early.
+        (next_us > us(now_ms)).then(|| next_us.saturating_add(999).div_euclid(1_000))
+    }
+
     /// What it holds: queued and under way.
     pub fn held(&self) -> usize {
         self.queue.len() + self.under_way
@@ -84,7 +145,11 @@ impl<T> Lane<T> {
 
     /// Whether it holds nothing and remembers nothing that matters.
     pub fn is_idle(&self, now_ms: i64) -> bool {
-        self.held() == 0 && self.is_at_cap() && !self.is_backing_off(now_ms) && self.clock_us <= us(now_ms)
+        self.held() == 0
+            && self.is_at_cap()
+            && !self.is_backing_off(now_ms)
+            && self.clock_us <= us(now_ms)
+            && self.full_us <= us(now_ms)
     }
 
     /// Whether nothing may be begun yet because the recipient named a time.
@@ -97,7 +162,7 @@ impl<T> Lane<T> {
         self.last == Some(Signal::Success) && self.is_at_cap() && !self.is_backing_off(now_ms)
     }
 
-    /// How long after each other its attempts end, on the average, when it has enough to do.
+    /// How long after each other its attempts end, on the average, when it has enough to do; the rate counts.
     pub fn interval(&self) -> Duration {
         Duration::from_micros(self.interval_us().unsigned_abs())
     }
@@ -113,14 +178,23 @@ impl<T> Lane<T> {
         if self.under_way >= self.allowed as usize || self.is_backing_off(now_ms) {
             return None;
         }
+        if self.paced_until_ms(now_ms).is_some() {
+            return None;
+        }
         let item = self.queue.pop_front()?;
         self.under_way += 1;
+        if let Some(rate) = self.rate {
+            self.full_us = self.full_us.max(us(now_ms)).saturating_add(rate.interval_us);
+        }
         Some(item)
     }
 
     /// A delivery for which nothing was begun after all.
     pub fn put_back(&mut self, item: Option<T>) {
         self.under_way -= 1;
+        if let Some(rate) = self.rate {
+            self.full_us = self.full_us.saturating_sub(rate.interval_us);
+        }
         if let Some(item) = item {
             self.queue.push_front(item);
         }
@@ -164,11 +238,11 @@ impl<T> Lane<T> {
         std::mem::take(&mut self.queue)
     }
 
-    /// Books the next free slot: later than every slot before it, not before the recipient wants to be asked again, and not
-    /// before `earliest_ms`. In microseconds since 1970, since many fit into a millisecond.
+    /// Books the next free slot: later than every slot before it, not before the recipient wants to be asked again, not
+    /// before the rate allows it behind those that wait, and not before `earliest_ms`. In microseconds since 1970, since many fit into a millisecond.
     pub fn book_us(&mut self, earliest_ms: i64) -> i64 {
         let next = self.clock_us.saturating_add(self.interval_us());
-        self.clock_us = next.max(us(earliest_ms)).max(us(self.not_before_ms));
+        self.clock_us = next.max(us(earliest_ms)).max(us(self.not_before_ms)).max(self.rate_slot_us());
         self.clock_us
     }
 
@@ -183,7 +257,8 @@ impl<T> Lane<T> {
 
     fn interval_us(&self) -> i64 {
         // In range: a smoothed duration is that of a request, and at least one is allowed.
-        (self.duration_us.unwrap_or(ASSUMED_US) / self.allowed).max(1.0) as i64
+        let of_attempts = (self.duration_us.unwrap_or(ASSUMED_US) / self.allowed).max(1.0) as i64;
+        of_attempts.max(self.rate.map_or(0, |rate| rate.interval_us))
     }
 }
 
@@ -283,6 +358,94 @@ mod tests {
         lane.set_cap(1);
         (0..4).for_each(|_| lane.ended(0, 1, MS, Signal::Success, None));
         assert_eq!(lane.begin(1), None);
+    }
+
+    #[test]
+    fn a_burst_begins_at_once_after_a_pause_and_then_one_at_a_time() {
+        let mut lane = Lane::new(100);
+        lane.set_rate(Some(Rate::new(10.0, 3)), 0);
+        (0..20).for_each(|item| lane.push(item));
+        assert_eq!(begin_all(&mut lane, 99), 0, "the bucket of a new owner is empty");
+        assert_eq!(lane.paced_until_ms(99), Some(100));
+        assert_eq!(begin_all(&mut lane, 100), 1);
+        assert_eq!(begin_all(&mut lane, 10_000), 3);
+        assert_eq!(lane.paced_until_ms(10_000), Some(10_100));
+        assert_eq!(begin_all(&mut lane, 10_250), 2, "one for each tenth of a second");
+        assert_eq!(begin_all(&mut lane, 10_300), 1);
+        (0..7).for_each(|_| lane.ended(0, 10_300, MS, Signal::Success, None));
+        assert!(!lane.rate_allows_by(11_699) && lane.rate_allows_by(11_700), "thirteen wait before it");
+        lane.drain();
+        assert!(!lane.is_idle(10_599) && lane.is_idle(10_600), "dropped before, it would forget what began");
+    }
+
+    #[test]
+    fn what_was_put_back_costs_no_token() {
+        let mut lane = Lane::new(9);
+        lane.set_rate(Some(Rate::new(1.0, 1)), 0);
+        lane.push(1);
+        assert!(lane.begin(1_000).is_some());
+        lane.put_back(Some(1));
+        assert!(lane.begin(1_000).is_some());
+    }
+
+    #[test]
+    fn deferred_slots_are_no_closer_than_the_rate() {
+        let mut lane = Lane::<u32>::new(10);
+        lane.set_rate(Some(Rate::new(0.5, 1)), 0);
+        lane.push(1);
+        assert_eq!([lane.book_us(0), lane.book_us(0)], [4_000_000, 6_000_000]);
+    }
+
+    #[test]
+    fn another_rate_counts_at_once_and_brings_no_burst() {
+        let mut lane = Lane::new(10);
+        (0..9).for_each(|item| lane.push(item));
+        assert_eq!(begin_all(&mut lane, 0), 9);
+        (0..9).for_each(|item| lane.push(item));
+        (0..9).for_each(|_| lane.ended(0, 1, MS, Signal::Success, None));
+        lane.set_rate(Some(Rate::new(1.0, 5)), 1_000);
+        assert_eq!((begin_all(&mut lane, 1_999), begin_all(&mut lane, 2_000)), (0, 1));
+        lane.set_rate(Some(Rate::new(100.0, 2)), 2_000);
+        assert_eq!((begin_all(&mut lane, 2_009), begin_all(&mut lane, 2_010)), (0, 1));
+        lane.set_rate(None, 2_010);
+        assert_eq!(begin_all(&mut lane, 2_010), 7);
+    }
+
+    #[test]
+    fn a_burst_is_what_comes_in_a_second_unless_it_is_named() {
+        assert_eq!(Rate::new(10.0, 0), Rate::new(10.0, 10));
+        assert_eq!(Rate::new(0.01, 0), Rate::new(0.01, 1));
+        assert_ne!(Rate::new(10.0, 0), Rate::new(10.0, 1));
+    }
+
+    proptest! {
+        /// Whatever comes when: between any two attempts no more begin than the rate and one burst, and what may begin does.
+        #[test]
+        fn a_rate_is_never_exceeded_and_used_up(
+            rps in 0.5f64..2_000.0, burst in 0..20i32, steps in prop::collection::vec((0..4u32, 0..700i64), 1..200),
+        ) {
+            let (mut lane, mut now) = (Lane::new(1_000_000), 1_700_000_000_000i64);
+            lane.set_rate(Some(Rate::new(rps, burst)), now);
+            let burst = if burst == 0 { rps.floor().max(1.0) } else { burst.into() };
+            let mut begun: Vec<i64> = vec![now; burst as usize];
+            for (pushes, wait) in steps {
+                (0..pushes).for_each(|item| lane.push(item));
+                now += wait;
+                while lane.begin(now).is_some() {
+                    begun.push(now);
+                }
+                prop_assert_eq!(lane.queued() > 0, lane.paced_until_ms(now).is_some());
+                if let Some(at) = lane.paced_until_ms(now) {
+                    prop_assert!(at > now && at as f64 <= now as f64 + 1_000.0 / rps + 2.0);
+                }
+            }
+            for (at, first) in begun.iter().enumerate() {
+                for (count, last) in begun[at..].iter().enumerate() {
+                    let most = burst + (last - first) as f64 * rps / 1_000.0;
+                    prop_assert!((count + 1) as f64 <= most + 1e-6, "{} in {} ms", count + 1, last - first);
+                }
+            }
+        }
     }
 
     #[derive(Debug, Clone)]

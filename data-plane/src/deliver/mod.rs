@@ -7,7 +7,9 @@
 //! * [`stack`]: how an attempt is made: timeout → sign → egress guard → client
 //!   * [`request`]: the attempt as a signed request, [trace](crate::trace) context included
 //!   * [`egress`]: the guard where names become addresses
-//!   * [`client`]: the only user of reqwest; [`answer`]: what is kept of an answer
+//!   * [`oauth`]: access tokens, where the recipient asks for one
+//!   * [`client`]: sends it, with a certificate where the recipient asks for one, from the addresses of [`sources`]
+//!   * [`answer`]: what is kept of an answer
 //!   * [`failure`]: why there is none
 //! * [`config`]: settings of attempts
 
@@ -31,10 +33,12 @@ pub mod egress;
 pub mod failure;
 pub mod lane;
 pub mod lanes;
+pub mod oauth;
 mod partition;
 pub mod request;
 mod seen;
 mod settle;
+pub mod sources;
 pub mod stack;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@
 //! and its offset is finished. With one exception, for bursts: a lane that works off its queue briskly may be waited for while
 //! the partition is not far behind ([`Settings::max_lag`]), since that costs less than a way through a tier.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -73,6 +73,8 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
         lanes: HashMap::new(),
         sweep_at: MANY_LANES,
         soon: BTreeMap::new(),
+        paced: BTreeSet::new(),
+        assigned_ms: now_ms(),
         parked: Vec::new(),
         waiting: None,
         seen: Seen::default(),
@@ -93,6 +95,10 @@ struct Owner {
     sweep_at: usize,
     /// By the time at which they are looked at again, less than the smallest tier ahead.
     soon: BTreeMap<(i64, Offset), Item>,
+    /// Lanes whose rate lets the next begin at a time.
+    paced: BTreeSet<(i64, Arc<str>)>,
+    /// Before this, others may have begun as much as the rates allow.
+    assigned_ms: i64,
     /// They wait for a configuration with their revision.
     parked: Vec<Item>,
     /// It waits for room in a brisk lane, and the partition with it.
@@ -220,19 +226,26 @@ impl Owner {
     /// what is left of the partition's bound, so that more than a hundred slow lanes leave a place for the next.
     fn has_room(&mut self, subscription: &Subscription, now: i64) -> bool {
         let cap = subscription.max_concurrency.unwrap_or(self.node.concurrency);
+        let rate = subscription.settings.as_deref().and_then(|settings| settings.rate);
         if !self.lanes.contains_key(&subscription.name) {
             if self.lanes.len() >= self.sweep_at {
                 self.lanes.retain(|_, entry| entry.soon > 0 || !entry.lane.is_idle(now));
                 self.sweep_at = MANY_LANES.max(self.lanes.len() * 2);
             }
-            self.lanes.insert(subscription.name.clone(), Entry { lane: Lane::new(cap), soon: 0 });
+            let mut lane = Lane::new(cap);
+            // Not as of now: a lane that is dropped when its bucket is full again has a full one when it is made again.
+            lane.set_rate(rate, self.assigned_ms);
+            self.lanes.insert(subscription.name.clone(), Entry { lane, soon: 0 });
         }
         let lane = &mut self.lanes.get_mut(&subscription.name).expect("made if there was none").lane;
         lane.set_cap(cap);
+        lane.set_rate(rate, now);
+        // What the rate holds back for longer waits in a tier, not here.
+        let is_paced = !lane.rate_allows_by(now.saturating_add(ms(self.node.log.layout().delay(retry::SMALLEST))));
         let (held, queued) = (lane.held(), lane.queued());
         let (left, max_held) = (self.left(), self.node.settings.max_held());
         let may_hold = (left * left / (8 * max_held)).max(1);
-        queued < self.node.settings.queue && held < may_hold && left > 0
+        queued < self.node.settings.queue && held < may_hold && left > 0 && !is_paced
     }
 
     /// How many more deliveries this owner may hold.
@@ -343,7 +356,12 @@ impl Owner {
                 return;
             }
             let now = now_ms();
-            let Some(item) = self.lane(name).begin(now) else { return };
+            let Some(item) = self.lane(name).begin(now) else {
+                if let Some(at) = self.lane(name).paced_until_ms(now) {
+                    self.paced.insert((at, name.into()));
+                }
+                return;
+            };
             let subscription = self.node.config.current().and_then(|snapshot| snapshot.subscription(name).cloned());
             match subscription {
                 Some(subscription) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
@@ -403,7 +421,11 @@ impl Owner {
 
     fn settle_attempt(&mut self, item: Item, id: &str, finished: &Finished) {
         let jitter = rand::random_range(-1.0..=1.0);
-        let settled = settle::after(&self.node, &item.delivery, id, finished, jitter);
+        let snapshot = self.node.config.current();
+        let settings =
+            snapshot.as_ref().and_then(|all| all.subscription(&item.delivery.subscription)?.settings.as_deref());
+        let own = settings.and_then(|settings| settings.schedule.as_ref());
+        let settled = settle::after(&self.node, own, &item.delivery, id, finished, jitter);
         self.settle(item, settled);
     }
 
@@ -425,7 +447,8 @@ impl Owner {
         let lagging =
             self.waiting.as_ref().map(|item| until(item.record.time_ms + ms(self.node.settings.max_lag), now));
         let stale = self.is_stale.then_some(STALE_WAIT);
-        [soon, lagging, stale].into_iter().flatten().min()
+        let paced = self.paced.first().map(|(at, _)| until(*at, now));
+        [soon, lagging, stale, paced].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self) {
@@ -436,6 +459,13 @@ impl Owner {
                 entry.soon -= 1;
             }
             self.route(item);
+        }
+        while self.paced.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, name)) = self.paced.pop_first() else { break };
+            // What waited may have been deferred, and the lane dropped since.
+            if self.lanes.contains_key(&name) {
+                self.begin(&name);
+            }
         }
         if let Some(item) = self.waiting.take() {
             self.route(item);

@@ -9,6 +9,7 @@ use hookwire_proto::log::{AttemptOutcome, AttemptRecord, AttemptResult, DeadReas
 use super::Node;
 use super::attempt::Finished;
 use crate::outcome::{self, Outcome};
+use crate::retry::schedule::Schedule;
 use crate::stage::to_ms;
 use crate::{dead_letter, retry};
 
@@ -38,11 +39,18 @@ impl Settled {
     }
 }
 
-/// What follows from an attempt; `jitter` from -1 to 1.
-pub(super) fn after(node: &Node, delivery: &DeliveryRecord, id: &str, finished: &Finished, jitter: f64) -> Settled {
+/// What follows from an attempt, by the schedule of the subscription or else the node's; `jitter` from -1 to 1.
+pub(super) fn after(
+    node: &Node,
+    own: Option<&Schedule>,
+    delivery: &DeliveryRecord,
+    id: &str,
+    finished: &Finished,
+    jitter: f64,
+) -> Settled {
     let now = SystemTime::now();
     let (layout, now_ms, number) = (node.log.layout(), to_ms(now), delivery.attempt);
-    let outcome = outcome::decide(finished, number, &node.schedule, delivery.deadline_ms, now, jitter);
+    let outcome = outcome::decide(finished, number, own.unwrap_or(&node.schedule), delivery.deadline_ms, now, jitter);
     let (time_ms, result) = (to_ms(finished.started), AttemptResult::from(finished));
     let last = LastAttempt { attempt_id: id.to_owned(), time_ms, result: Some(result.clone()) };
     let later = |attempt, due_time_ms, deferrals| {

@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use hookwire_log::Topic;
 use hookwire_log::forward::now_ms;
+use hookwire_proto::config::{RateLimit, RetrySchedule, SubscriptionSettings};
 use hookwire_proto::log::{
     AttemptError, AttemptOutcome, BodyReference, DeadReason, DeliveryRecord, MessageRecord, Place,
     delivery_record::Body,
@@ -454,4 +455,46 @@ async fn leaving_while_a_tier_holds_records_leaves_them_to_the_next() {
         stage.stop().await;
     }
     assert!(now_ms() >= due);
+}
+
+#[tokio::test]
+async fn a_rate_holds_from_the_first_attempt_on_and_loses_nothing() {
+    let mut world = World::new(&[]);
+    world.lanes.queue = 8;
+    let rate_limit = Some(RateLimit { requests_per_second: 50.0, burst: 5 });
+    world.configure_with(2, &["a"], Some(SubscriptionSettings { rate_limit, ..Default::default() }));
+    let recipients = Recipients::new(|_| Reply::Status(200));
+    let began = Instant::now();
+    let running = [world.deliver(&recipients), world.retry()];
+    append(&world, 60, "a").await;
+    eventually("all arrive", async || recipients.arrivals().len() >= 60).await;
+    eventually("finished", async || finished(&world).await).await;
+    for stage in running {
+        stage.stop().await;
+    }
+    let arrivals = recipients.arrivals();
+    let messages: HashSet<_> = arrivals.iter().map(|arrival| &arrival.message).collect();
+    assert_eq!((arrivals.len(), messages.len()), (60, 60));
+    assert!(arrivals.iter().all(|arrival| arrival.number == 1), "a deferral is no attempt");
+    // With an empty bucket at first, the sixtieth is allowed after 1.2 seconds, however late anything runs.
+    assert!(began.elapsed() >= ms(1_200), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_subscriptions_own_schedule_replaces_the_nodes() {
+    let world = World::new(&[]);
+    let retry_schedule = Some(RetrySchedule { delays_ms: vec![0, 20], deadline_ms: 60_000 });
+    world.configure_with(2, &["a"], Some(SubscriptionSettings { retry_schedule, ..Default::default() }));
+    let recipients = Recipients::new(|_| Reply::Status(500));
+    let running = [world.dispatch(), world.deliver(&recipients), world.retry()];
+    let before = now_ms();
+    world.publish(message("m")).await;
+    eventually("dead", async || !world.dead().await.is_empty()).await;
+    for stage in running {
+        stage.stop().await;
+    }
+    assert_eq!(recipients.arrivals().iter().map(|arrival| arrival.number).collect::<Vec<_>>(), [1, 2]);
+    let (reason, dead) = &world.dead().await[0];
+    assert_eq!((*reason, dead.attempt), (DeadReason::Exhausted, 2));
+    assert!((before + 59_000..=now_ms() + 60_000).contains(&dead.deadline_ms), "{}", dead.deadline_ms);
 }

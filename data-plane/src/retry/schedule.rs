@@ -46,6 +46,18 @@ impl Default for Schedule {
 }
 
 impl Schedule {
+    /// A subscription's own, which the control plane has checked. A delivery lives for `life`; zero stands for all delays with
+    /// their jitter and 12 hours, at most 7 days.
+    pub fn of_subscription(delays: Vec<Duration>, life: Duration) -> Self {
+        let alone = Self { delays, margin: Duration::ZERO };
+        let usual = Duration::from_secs(12 * 60 * 60);
+        let life = match life.is_zero() {
+            true => alone.life().saturating_add(usual).min(RETENTION_BEYOND_LONGEST_DELAY),
+            false => life,
+        };
+        Self { margin: life.saturating_sub(alone.life()), ..alone }
+    }
+
     /// How long attempt `number` (from 1) waits after the one before it; `None` if there is none of that number.
     pub fn delay_before(&self, number: i32) -> Option<Duration> {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;

@@ -1,5 +1,7 @@
 //! The token of one attempt: a JWT (RFC 7519) under HS256 that says who sends what to whom, and until when it holds.
 
+use std::collections::BTreeMap;
+
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
@@ -22,6 +24,9 @@ pub struct Claims<'a> {
     pub webhook_id: &'a str,
     /// SHA-256 of the request's body, in lower-case hexadecimal.
     pub body_sha256: &'a str,
+    /// What the subscription adds.
+    #[serde(flatten)]
+    pub extra: &'a BTreeMap<String, String>,
 }
 
 /// A token under `key`, which `kid` names.

@@ -15,6 +15,8 @@ pub struct Secrets {
     pub keys: Vec<Zeroizing<Vec<u8>>>,
     /// The pre-shared key.
     pub shared_key: Option<HeaderValue>,
+    /// Whatever else is text: values of headers, a password, an access token.
+    pub texts: Vec<Zeroizing<Vec<u8>>>,
     /// The token.
     pub token: Zeroizing<String>,
     /// `webhook-signature`.
@@ -30,8 +32,14 @@ impl std::fmt::Debug for Secrets {
 impl Secrets {
     /// No form of a secret is shorter: the encodings of a key are longer than it, and so is what it signs.
     pub fn shortest(&self) -> usize {
-        let keys = self.keys.iter().map(|key| key.len());
+        let keys = self.keys.iter().chain(&self.texts).map(|key| key.len());
         keys.chain(self.shared_key.as_ref().map(HeaderValue::len)).min().unwrap_or_default()
+    }
+
+    /// No secret that is text is longer.
+    pub fn longest(&self) -> usize {
+        let texts = self.texts.iter().map(|text| text.len());
+        texts.chain(self.shared_key.as_ref().map(HeaderValue::len)).max().unwrap_or_default().max(self.token.len())
     }
 
     /// Every form in which an answer may give a secret back, the longest first: plain, as JSON and URLs escape it, in
@@ -50,6 +58,9 @@ impl Secrets {
         }
         if let Some(value) = &self.shared_key {
             forms.text(value.as_bytes());
+        }
+        for text in &self.texts {
+            forms.text(text);
         }
         forms.text(self.token.as_bytes());
         for signature in self.signature.split(' ') {
@@ -76,11 +87,15 @@ impl Forms {
     fn escaped(&mut self, plain: &[u8]) {
         let backslash = |byte: u8| vec![b'\\', byte];
         let percent = |byte: u8| format!("%{byte:02X}").into_bytes();
-        let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        let lower = |byte: u8| format!("%{byte:02x}").into_bytes();
         self.0.push(plain.to_vec().into());
         self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\'), backslash).into());
         self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\' | b'/'), backslash).into());
-        self.0.push(escaped(plain, |byte| !unreserved(byte), percent).into());
+        let reserved: &dyn Fn(u8) -> bool = &|byte| !(byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
+        for which in [reserved, &|_| true] {
+            self.0.push(escaped(plain, which, percent).into());
+            self.0.push(escaped(plain, which, lower).into());
+        }
     }
 
     /// What is bytes: themselves, in hexadecimal, and in base64.
@@ -149,6 +164,6 @@ mod tests {
         let secrets = Secrets { shared_key, ..Secrets::default() };
         let mut forms: Vec<_> = secrets.forms().iter().map(|form| String::from_utf8(form.to_vec()).unwrap()).collect();
         forms.sort();
-        assert_eq!(forms, ["3432", "42"]);
+        assert_eq!(forms, ["%34%32", "3432", "42"]);
     }
 }

@@ -40,6 +40,7 @@ fn attempt(keys: &MasterKeys, secrets: &[(&str, &[u8])]) -> Attempt {
             secrets: secrets.collect(),
             shared_key: Some(shared_key),
             max_concurrency: None,
+            settings: None,
             revision: 1,
         }),
         message_id: "msg_1".into(),
