@@ -103,7 +103,7 @@ impl Database {
     }
 
     pub fn settings(&self) -> StoreSettings {
-        StoreSettings { url: self.url.clone(), max_connections: 4, ..Default::default() }
+        StoreSettings { url: self.url.clone(), max_connections: 8, ..Default::default() }
     }
 
     pub fn keys(&self) -> Arc<MasterKeys> {
