@@ -15,7 +15,7 @@ use prost::Message as _;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use Reach::{Keys, Tenant, Unbound};
+use Reach::{Any, Tenant, Unbound};
 use Role::{Admin, Publisher, TenantAdmin, Viewer};
 
 /// SHA-256 of a whole key: what is stored of it, and how it is found.
@@ -120,8 +120,8 @@ pub enum Reach {
     Unbound,
     /// Those bound to no tenant, or to the one in the resource's name.
     Tenant,
-    /// All; one that is bound sees and makes only keys of its tenant.
-    Keys,
+    /// All. What one that is bound sees and makes is for the service: keys of its tenant, for example.
+    Any,
 }
 
 /// Who may call an RPC.
@@ -169,12 +169,12 @@ impl Rpc {
             }
             Self::GetSecret | Self::ListSecrets => (&[Admin, TenantAdmin], Tenant, "secrets.read"),
             Self::ListPublicKeys => (&[Admin, TenantAdmin, Publisher, Viewer], Tenant, "subscriptions.read"),
-            Self::CreateApiKey | Self::UpdateApiKey | Self::DeleteApiKey => (&[Admin], Keys, "apiKeys.write"),
-            Self::GetApiKey | Self::ListApiKeys => (&[Admin], Keys, "apiKeys.read"),
+            Self::CreateApiKey | Self::UpdateApiKey | Self::DeleteApiKey => (&[Admin], Any, "apiKeys.write"),
+            Self::GetApiKey | Self::ListApiKeys => (&[Admin], Any, "apiKeys.read"),
             Self::CreateTenantToken => (&[Admin], Tenant, "apiKeys.write"),
-            Self::GetAuditEntry | Self::ListAuditEntries => (&[Admin], Keys, "auditEntries.read"),
+            Self::GetAuditEntry | Self::ListAuditEntries => (&[Admin], Any, "auditEntries.read"),
             Self::GetNode | Self::ListNodes => (&[Admin, Viewer], Unbound, "nodes.read"),
-            Self::GetEgressAddresses => (&[Admin, TenantAdmin, Publisher, Viewer], Keys, "egress.read"),
+            Self::GetEgressAddresses => (&[Admin, TenantAdmin, Publisher, Viewer], Any, "egress.read"),
         };
         Rule { roles, reach, scope }
     }
@@ -256,7 +256,7 @@ impl Caller {
             return Err(self.denied(Why::Scope(rule.scope)));
         }
         match (rule.reach, &self.tenant, tenant) {
-            (_, None, _) | (Keys, ..) | (Tenant, Some(_), None) => Ok(()),
+            (_, None, _) | (Any, ..) | (Tenant, Some(_), None) => Ok(()),
             (Unbound, Some(_), _) => Err(self.denied(Why::Bound)),
             (Tenant, Some(own), Some(asked)) if own.to_string() == asked => Ok(()),
             (Tenant, Some(_), Some(_)) => Err(self.denied(Why::OtherTenant)),

@@ -366,9 +366,7 @@ impl PushSettings {
         }
         Ok(())
     }
-}
 
-impl PushSettings {
     /// Which nodes are let in.
     pub fn identities(&self) -> Identities {
         if self.tls_client_ca_file.is_some() { Identities::listed(self.nodes.clone()) } else { Identities::default() }

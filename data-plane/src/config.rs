@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hookwire_proto::config::NodeRole;
+pub use hookwire_proto::role::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::retry::schedule::Schedule;
@@ -61,33 +61,6 @@ impl Default for Node {
             drain_timeout: Duration::from_secs(25),
             check_interval: Duration::from_secs(5),
             max_clock_skew: Duration::from_secs(2),
-        }
-    }
-}
-
-/// What a node does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Takes messages.
-    Publish,
-    /// Makes deliveries of messages, and takes them back from the retry tiers.
-    Dispatch,
-    /// Makes attempts.
-    Deliver,
-}
-
-impl Role {
-    /// All there are.
-    pub const ALL: [Self; 3] = [Self::Publish, Self::Dispatch, Self::Deliver];
-}
-
-impl From<Role> for NodeRole {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Publish => Self::Publish,
-            Role::Dispatch => Self::Dispatch,
-            Role::Deliver => Self::Deliver,
         }
     }
 }

@@ -92,12 +92,8 @@ pub async fn run(
     let dispatch = Arc::new(Dispatch { log: log.clone(), config, settings, schedule, attempts });
     let options = ConsumerOptions::default();
     stage::run("dispatch", &log, &[Topic::Messages], options, &shutdown, |partition| {
-        let held = owned.hold(&log, &partition);
-        let worker = Worker::new(dispatch.clone(), partition.finisher()).run(partition);
-        async move {
-            worker.await;
-            drop(held);
-        }
+        let worker = Worker::new(dispatch.clone(), partition.finisher());
+        owned.hold(&log, &partition).during(worker.run(partition))
     })
     .await
 }

@@ -156,6 +156,9 @@ impl Node {
         if settings.node.does(Role::Publish) {
             let publish = Publish::new(config.clone(), log.clone(), settings.publish, shutdown.clone());
             stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
+        } else {
+            // Who connects is refused, and not kept waiting.
+            drop(listeners.publish);
         }
         if settings.node.does(Role::Dispatch) {
             let dispatch = dispatch::run(

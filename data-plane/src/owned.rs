@@ -15,7 +15,7 @@ type Numbers = BTreeMap<String, BTreeSet<i32>>;
 pub struct Owned(Arc<watch::Sender<Numbers>>);
 
 impl Owned {
-    /// A partition is owned until the result is dropped.
+    /// A partition is owned from now on until the result is dropped.
     #[must_use]
     pub fn hold(&self, log: &Arc<dyn Log>, partition: &Partition) -> Held {
         self.hold_number(log.layout().name(partition.topic()), partition.number())
@@ -46,6 +46,14 @@ pub struct Held {
     owned: Owned,
     topic: String,
     number: i32,
+}
+
+impl Held {
+    /// Does the work of its owner, and lets it go.
+    pub async fn during<T>(self, work: impl Future<Output = T>) -> T {
+        let _held = self;
+        work.await
+    }
 }
 
 impl Drop for Held {

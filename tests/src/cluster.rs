@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use hookwire_log::embedded::{self, EmbeddedLog};
 use hookwire_log::kafka::{self, KafkaLog};
 use hookwire_log::{Layout, Log};
+use hookwire_proto::role::Role;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,6 +21,9 @@ use crate::machine::{Servers, free_ports, hookwire};
 use crate::process::Process;
 use crate::receiver::Receiver;
 use crate::{say, wait_until};
+use files::Files;
+
+mod files;
 
 /// How long a process may take until it is ready: a debug build on a machine that does other things too.
 const START: Duration = Duration::from_secs(60);
@@ -43,6 +47,8 @@ pub struct Options {
     pub control_planes: usize,
     /// Data-plane nodes, in production.
     pub nodes: usize,
+    /// What each of them does, as far as this goes; the others do everything.
+    pub roles: Vec<Vec<Role>>,
     /// Settings as `section.field` and value, as `--set` takes them: of the processes that have them.
     pub settings: Vec<(&'static str, String)>,
     /// Other servers than those that `scripts/test` started.
@@ -53,7 +59,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { control_planes: 1, nodes: 1, settings: Vec::new(), servers: None, layout: Layout::default() }
+        Self {
+            control_planes: 1,
+            nodes: 1,
+            roles: Vec::new(),
+            settings: Vec::new(),
+            servers: None,
+            layout: Layout::default(),
+        }
     }
 }
 
@@ -228,10 +241,9 @@ impl Cluster {
         let database = servers.create_database(&prefix.replace('-', "_"))?;
         let callers = Authority::new("callers", path)?;
         let planes = Authority::new("planes", path)?;
-        let listed =
-            (1..=options.nodes).map(|number| format!("{{ identity = \"{}\" }}", identity(&format!("node-{number}"))));
-        let listed = listed.collect();
-        let files = Files { path, servers, planes: &planes, callers: &callers, recipients, listed };
+        let roles = |index: usize| options.roles.get(index).cloned().unwrap_or_else(|| Role::ALL.to_vec());
+        let listed = (0..options.nodes).map(|index| (format!("node-{}", index + 1), roles(index))).collect();
+        let files = Files { path, servers, planes: &planes, callers: &callers, recipients, nodes: listed };
         let admin_key = files.admin_key()?;
         let control_ports: Vec<u16> = (0..options.control_planes).map(|_| free_ports(3)).collect();
 
@@ -251,13 +263,12 @@ impl Cluster {
         }
         let endpoints: Vec<String> = control_ports.iter().map(|port| https(port + 1)).collect();
         let mut nodes = Vec::new();
-        for index in 0..options.nodes {
-            let name = format!("node-{}", index + 1);
+        for (name, roles) in &files.nodes {
             let port = free_ports(2);
-            let file = files.node(&name, port, &endpoints)?;
+            let file = files.node(name, roles, port, &endpoints)?;
             let sets = options.of_plane(&["retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry"]);
             let arguments = [vec!["data-plane".into(), "--config".into(), text(&file)], sets].concat();
-            let process = Process::new(&name, &hookwire()?, &arguments, path);
+            let process = Process::new(name, &hookwire()?, &arguments, path);
             nodes.push(Member { process, url: https(port), ops: format!("http://127.0.0.1:{}", port + 1) });
         }
         // One control plane first: it migrates the empty database.
@@ -393,141 +404,6 @@ pub fn run(arguments: &[String]) -> Result<String> {
         bail!("hookwire {} ended with {}:\n{out}{err}", arguments.join(" "), output.status);
     }
     Ok(String::from_utf8(output.stdout)?)
-}
-
-/// The configuration files of a production cluster.
-struct Files<'a> {
-    path: &'a Path,
-    servers: &'a Servers,
-    planes: &'a Authority,
-    callers: &'a Authority,
-    recipients: &'a Authority,
-    /// The nodes that may deliver, as the control planes' settings list them.
-    listed: Vec<String>,
-}
-
-impl Files<'_> {
-    fn control_plane(&self, name: &str, port: u16, database: &str, prefix: &str) -> Result<PathBuf> {
-        let (api, push) = (self.callers.issue(&format!("{name}-api"))?, self.planes.issue(&format!("{name}-push"))?);
-        let toml = format!(
-            r#"
-{secrets}
-[api]
-listen = "127.0.0.1:{port}"
-tls_cert_file = {:?}
-tls_key_file = {:?}
-bootstrap_admin_key_file = {:?}
-
-[push]
-listen = "127.0.0.1:{}"
-tls_cert_file = {:?}
-tls_key_file = {:?}
-tls_client_ca_file = {:?}
-nodes = [{nodes}]
-
-[ops]
-listen = "127.0.0.1:{}"
-
-[egress]
-allow = ["127.0.0.0/8", "::1/128"]
-
-[store]
-url = {database:?}
-
-[log]
-prefix = "{prefix}"
-
-{kafka}
-"#,
-            api.certificate,
-            api.key,
-            self.path.join(ADMIN_KEY_FILE),
-            port + 1,
-            push.certificate,
-            push.key,
-            self.planes.certificate,
-            port + 2,
-            secrets = self.secrets()?,
-            kafka = self.kafka()?,
-            nodes = self.listed.join(", "),
-        );
-        self.write(name, &toml)
-    }
-
-    fn node(&self, name: &str, port: u16, endpoints: &[String]) -> Result<PathBuf> {
-        let (publish, plane) = (self.callers.issue(name)?, self.planes.issue(&identity(name))?);
-        let toml = format!(
-            r#"
-{secrets}
-[node]
-id = "{name}"
-
-[listen]
-publish = "127.0.0.1:{port}"
-ops = "127.0.0.1:{}"
-cert_file = {:?}
-key_file = {:?}
-
-[control_plane]
-endpoints = {endpoints:?}
-ca_file = {:?}
-cert_file = {:?}
-key_file = {:?}
-
-[deliver]
-ca_file = {:?}
-egress.allow = ["127.0.0.0/8", "::1/128"]
-
-{kafka}
-"#,
-            port + 1,
-            publish.certificate,
-            publish.key,
-            self.planes.certificate,
-            plane.certificate,
-            plane.key,
-            self.recipients.certificate,
-            secrets = self.secrets()?,
-            kafka = self.kafka()?,
-        );
-        self.write(name, &toml)
-    }
-
-    fn secrets(&self) -> Result<String> {
-        use base64::Engine as _;
-        let file = self.path.join("master-key");
-        if !file.exists() {
-            std::fs::write(&file, base64::prelude::BASE64_STANDARD.encode(rand::random::<[u8; 32]>()))?;
-        }
-        Ok(format!("[secrets]\nmaster_key_file = {file:?}\n"))
-    }
-
-    fn kafka(&self) -> Result<String> {
-        let password = self.path.join("kafka-password");
-        std::fs::write(&password, "secret\n")?;
-        Ok(format!(
-            "[kafka]\nbrokers = [{:?}]\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
-            self.servers.kafka, self.servers.kafka_ca,
-        ))
-    }
-
-    /// Makes the key that is to be there from the start.
-    fn admin_key(&self) -> Result<String> {
-        let key = format!("hwk_{}", uuid::Uuid::new_v4().simple().to_string().repeat(2));
-        std::fs::write(self.path.join(ADMIN_KEY_FILE), &key)?;
-        Ok(key)
-    }
-
-    fn write(&self, name: &str, toml: &str) -> Result<PathBuf> {
-        let file = self.path.join(format!("{name}.toml"));
-        std::fs::write(&file, toml)?;
-        Ok(file)
-    }
-}
-
-/// The name in the certificate with which a node gets to its control plane.
-fn identity(node: &str) -> String {
-    format!("{node}-plane")
 }
 
 /// Whether somebody listens at an address `host:port`.

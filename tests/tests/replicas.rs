@@ -7,12 +7,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use hookwire_proto::v1::{DeleteSubscriptionRequest, ListNodesRequest, Node, node::State};
+use hookwire_proto::v1::api_key::Role;
+use hookwire_proto::v1::node::State;
+use hookwire_proto::v1::{
+    ApiKey, CreateApiKeyRequest, CustomHeader, DeleteSubscriptionRequest, Jwt, ListNodesRequest, Node, Signing,
+    Subscription, UpdateSubscriptionRequest,
+};
 use hookwire_tests::api::Api;
 use hookwire_tests::cluster::{self, Cluster, Options, Shape};
 use hookwire_tests::{is_full, say, wait_until};
 use rand::Rng as _;
 use tokio::task::JoinSet;
+use tonic::Code;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Writers at a time, half of them through each control plane.
@@ -122,6 +128,26 @@ fn same(nodes: &BTreeMap<String, Node>) -> Result<usize> {
     Ok(compared)
 }
 
+/// A subscription with settings that have something of everything: a map, secrets, numbers.
+fn changed(name: String) -> Subscription {
+    let number = rand::rng().random_range(1..100);
+    let claims = (0..3).map(|claim| (format!("claim{claim}"), number.to_string())).collect();
+    let header = CustomHeader { name: "x-secret".into(), secret_value: number.to_string(), ..CustomHeader::default() };
+    Subscription {
+        name,
+        headers: vec![header],
+        max_concurrency: number,
+        signing: Some(Signing { jwt: Some(Jwt { claims, ..Jwt::default() }), ..Signing::default() }),
+        ..Subscription::default()
+    }
+}
+
+/// Whether a write was wrong, and not only at the wrong time.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<tonic::Status>().map(tonic::Status::code);
+    matches!(code, Some(Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::PermissionDenied))
+}
+
 /// Writes at random: through the first control plane, and through the second while that one is away.
 async fn write(
     control: [Api; 2],
@@ -140,11 +166,26 @@ async fn write(
                 tenant = api.new_tenant(&["a", "b"]).await?;
                 return Ok(0);
             }
-            if choice < 4 && !subscriptions.is_empty() {
-                let name = subscriptions.swap_remove(rand::rng().random_range(0..subscriptions.len()));
-                let request = DeleteSubscriptionRequest { name, ..DeleteSubscriptionRequest::default() };
-                api.subscriptions().delete_subscription(request).await?;
-                return Ok(0);
+            let one = (!subscriptions.is_empty()).then(|| rand::rng().random_range(0..subscriptions.len()));
+            match one {
+                Some(one) if choice < 4 => {
+                    let name = subscriptions.swap_remove(one);
+                    let request = DeleteSubscriptionRequest { name, ..DeleteSubscriptionRequest::default() };
+                    api.subscriptions().delete_subscription(request).await?;
+                    return Ok(0);
+                }
+                Some(one) if choice < 6 => {
+                    let subscription = Some(changed(subscriptions[one].clone()));
+                    let request = UpdateSubscriptionRequest { subscription, update_mask: None };
+                    return Ok(api.subscriptions().update_subscription(request).await?.into_inner().revision);
+                }
+                _ if choice == 6 => {
+                    let key = ApiKey { role: Role::Viewer.into(), tenant: tenant.clone(), ..ApiKey::default() };
+                    let request = CreateApiKeyRequest { api_key: Some(key), ..CreateApiKeyRequest::default() };
+                    api.api_keys().create_api_key(request).await?;
+                    return Ok(0);
+                }
+                _ => {}
             }
             let made = api.subscribe(&tenant, "https://localhost/", &["a", "b"]).await?;
             subscriptions.push(made.name);
@@ -156,6 +197,7 @@ async fn write(
                 newest.fetch_max(usize::try_from(revision)?, Ordering::Relaxed);
                 writes.fetch_add(1, Ordering::Relaxed);
             }
+            Err(error) if is_refusal(&error) => return Err(error),
             // Its control plane is away. Whether the write was made is not known.
             Err(_) => {
                 turn += 1;

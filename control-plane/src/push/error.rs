@@ -24,9 +24,9 @@ pub enum Error {
     /// The node's id is malformed.
     #[error("must be 1 to 63 lower-case letters, digits and hyphens")]
     NodeId,
-    /// A later request is not an acknowledgement.
-    #[error("every request after hello must be an acknowledgement")]
-    NoAcknowledgement,
+    /// A later request is another hello.
+    #[error("comes first and only once: after it a node acknowledges and tells its status")]
+    SecondHello,
     /// The node's certificate has no name that is listed.
     #[error(
         "the node's certificate has no name that push.nodes lists (it has {}): list one there, with what the node may do",
@@ -61,7 +61,7 @@ impl From<Error> for Status {
         let (code, reason, field) = match error {
             Error::NoHello => (Code::InvalidArgument, "INVALID_ARGUMENT", Some("hello")),
             Error::NodeId => (Code::InvalidArgument, "INVALID_ARGUMENT", Some("hello.node")),
-            Error::NoAcknowledgement => (Code::InvalidArgument, "INVALID_ARGUMENT", Some("acknowledgement")),
+            Error::SecondHello => (Code::InvalidArgument, "INVALID_ARGUMENT", Some("hello")),
             Error::NotListed { .. } => (Code::PermissionDenied, "NODE_NOT_LISTED", None),
             Error::NotAllowed { .. } => (Code::PermissionDenied, "NODE_ROLE_NOT_ALLOWED", None),
             Error::ShuttingDown => (Code::Unavailable, "NOT_READY", None),

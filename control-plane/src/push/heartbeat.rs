@@ -26,24 +26,20 @@ pub async fn run(feed: &Feed, nodes: &Nodes, store: &Store, forget_after: Durati
     let mut tidied: Option<Instant> = None;
     loop {
         let tidy = tidied.is_none_or(|at| at.elapsed() >= TIDY_EVERY);
-        let forget_after = tidy.then_some(forget_after);
-        let failed = match timeout(PATIENCE, write(feed, nodes, store, forget_after)).await {
+        let error = match timeout(PATIENCE, write(feed, nodes, store, tidy.then_some(forget_after))).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(late) => Some(late.to_string()),
         };
-        match failed {
-            Some(error) if !std::mem::replace(&mut failing, true) => {
-                tracing::warn!(error, "which nodes are connected can't be written down, trying on");
-            }
-            None => {
-                failing = false;
-                if tidy {
-                    tidied = Some(Instant::now());
-                }
-            }
-            _ => {}
+        if let Some(error) = &error
+            && !failing
+        {
+            tracing::warn!(error, "which nodes are connected can't be written down, trying on");
         }
+        if tidy && error.is_none() {
+            tidied = Some(Instant::now());
+        }
+        failing = error.is_some();
         sleep(AT_LEAST).await;
         let _ = timeout(EVERY.saturating_sub(AT_LEAST), nodes.changed()).await;
     }
@@ -57,7 +53,7 @@ async fn write(feed: &Feed, nodes: &Nodes, store: &Store, forget_after: Option<D
         store.forget_nodes(age).await?;
     }
     if let Some(change) = store.settle_egress().await? {
-        egress::changed(&change).await;
+        egress::changed(&change);
     }
     Ok(())
 }

@@ -1,33 +1,12 @@
 //! Which nodes are let in, and what each may do: the identity of a node's certificate must be listed with what it says it does.
 
 use hookwire_proto::config::NodeRole;
+use hookwire_proto::role::Role;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use webpki::EndEntityCert;
 
 use super::Error;
-
-/// What a node may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Take messages.
-    Publish,
-    /// Make deliveries of messages, and take them back from the retry tiers.
-    Dispatch,
-    /// Make attempts: the only role for which a node gets secrets.
-    Deliver,
-}
-
-impl From<Role> for NodeRole {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Publish => Self::Publish,
-            Role::Dispatch => Self::Dispatch,
-            Role::Deliver => Self::Deliver,
-        }
-    }
-}
 
 /// Nodes that are let in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +21,7 @@ pub struct ListedNode {
 }
 
 fn all() -> Vec<Role> {
-    vec![Role::Publish, Role::Dispatch, Role::Deliver]
+    Role::ALL.to_vec()
 }
 
 /// A node that is let in.
@@ -78,7 +57,7 @@ impl Identities {
     /// [`Error::NotListed`], [`Error::NotAllowed`].
     pub fn admit(&self, certificates: Option<&[CertificateDer<'_>]>, roles: &[i32]) -> Result<Admitted, Error> {
         let roles: Vec<NodeRole> = if roles.is_empty() {
-            all().into_iter().map(NodeRole::from).collect()
+            Role::ALL.map(NodeRole::from).to_vec()
         } else {
             // A role that this version doesn't know comes out as unspecified, which nobody is listed with.
             roles.iter().map(|role| NodeRole::try_from(*role).unwrap_or_default()).collect()

@@ -4,7 +4,7 @@
 //! * `Feed`: the one task that follows the change table, and what all streams are served from
 //! * [`Push`]: `hookwire.config.v1.ConfigService`, one stream for each node
 //! * [`Identities`]: which nodes are let in, and what each may do; `redact`: what those that deliver nothing are not told
-//! * [`Nodes`]: who is connected, and what they have applied; `heartbeat` writes it down, [`egress`] is what follows from it
+//! * [`Nodes`]: who is connected, and what they have applied; `heartbeat` writes it down, `egress` is what follows from it
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-pub mod egress;
+mod egress;
 mod error;
 mod feed;
 mod heartbeat;
@@ -31,7 +31,8 @@ mod stream;
 mod tests;
 
 pub use error::Error;
-pub use identity::{Admitted, Identities, ListedNode, Role};
+pub use hookwire_proto::role::Role;
+pub use identity::{Admitted, Identities, ListedNode};
 pub use nodes::{Node, Nodes};
 pub use source::Source;
 

@@ -51,7 +51,7 @@ impl Stream {
         tracing::info!(node, version = hello.version, identity, ?roles, revision = has, "node connected");
         let end = tokio::select! {
             Err(Gone) = self.serve(has) => None,
-            end = acknowledgements(requests, node, &connected) => end,
+            end = listen(requests, node, &connected) => end,
             () = shutdown.cancelled() => Some(Error::ShuttingDown),
         };
         tracing::info!(node, "node disconnected");
@@ -102,8 +102,8 @@ impl Stream {
     }
 }
 
-/// Takes acknowledgements until the node goes away (`None`) or says something else.
-async fn acknowledgements(mut requests: Streaming<WatchRequest>, node: &str, connected: &Connected) -> Option<Error> {
+/// Takes what a node says of itself until it goes away (`None`) or says what it must not.
+async fn listen(mut requests: Streaming<WatchRequest>, node: &str, connected: &Connected) -> Option<Error> {
     while let Ok(Some(request)) = requests.message().await {
         match request.request {
             Some(watch_request::Request::Acknowledgement(acknowledged)) => {
@@ -111,7 +111,7 @@ async fn acknowledgements(mut requests: Streaming<WatchRequest>, node: &str, con
                 tracing::debug!(node, revision = acknowledged.revision, "node applied");
             }
             Some(watch_request::Request::Status(status)) => connected.owns(status.partitions),
-            Some(watch_request::Request::Hello(_)) => return Some(Error::NoAcknowledgement),
+            Some(watch_request::Request::Hello(_)) => return Some(Error::SecondHello),
             // A later version's.
             None => {}
         }

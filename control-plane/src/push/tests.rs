@@ -641,7 +641,7 @@ async fn who_does_not_begin_with_a_good_hello_is_told() {
     connection.requests.send(again).await.unwrap();
     let end = connection.said().await.unwrap_err();
     assert_eq!(end.code(), Code::InvalidArgument);
-    assert_eq!(end.get_details_bad_request().unwrap().field_violations[0].field, "acknowledgement");
+    assert_eq!(end.get_details_bad_request().unwrap().field_violations[0].field, "hello");
 }
 
 #[test]

@@ -121,12 +121,7 @@ pub async fn run(deliver: Deliver, shutdown: CancellationToken) -> Result<(), st
     });
     let options = ConsumerOptions::default();
     stage::run("deliver", &log, &[Topic::Deliveries], options, &shutdown, |partition| {
-        let held = owned.hold(&log, &partition);
-        let owner = partition::own(node.clone(), partition);
-        async move {
-            owner.await;
-            drop(held);
-        }
+        owned.hold(&log, &partition).during(partition::own(node.clone(), partition))
     })
     .await
 }

@@ -36,12 +36,7 @@ pub async fn run(log: Arc<dyn Log>, owned: Owned, shutdown: CancellationToken) -
         ..ConsumerOptions::default()
     };
     stage::run("retry", &log, &tiers, options, &shutdown, |partition| {
-        let held = owned.hold(&log, &partition);
-        let schedule = schedule(log.clone(), partition);
-        async move {
-            schedule.await;
-            drop(held);
-        }
+        owned.hold(&log, &partition).during(schedule(log.clone(), partition))
     })
     .await
 }

@@ -30,6 +30,17 @@ async fn a_recipient_that_demands_a_certificate_gets_the_subscriptions_own() {
 }
 
 #[tokio::test]
+async fn a_request_with_a_certificate_comes_from_a_bound_address_too() {
+    let sender = Sender::with(Names::loopback(), |settings| settings.egress.bind = vec![BOUND]);
+    let clients = Authority::new();
+    let receiver = sender.demanding(&clients).await;
+    let (certificate, key) = clients.client();
+    let with = sender.with_settings(&url(receiver.address), sender.showing(&certificate, &key));
+    assert_eq!(answer(&sender.attempter.attempt(with).await).status, 200);
+    assert_eq!(receiver.arrived()[0].source, BOUND);
+}
+
+#[tokio::test]
 async fn nobody_rides_on_a_connection_with_anothers_certificate() {
     let (sender, clients) = (Sender::new(), Authority::new());
     let receiver = sender.demanding(&clients).await;

@@ -83,6 +83,15 @@ async fn a_token_is_fetched_once_for_all_who_need_it() {
 }
 
 #[tokio::test]
+async fn a_token_is_asked_for_from_a_bound_address_too() {
+    let sender = Sender::with(Names::loopback(), |settings| settings.egress.bind = vec![BOUND]);
+    let (endpoint, receiver) = (endpoint(&sender, 3600).await, sender.answering(OK).await);
+    let attempt = sender.asking(receiver.address, sender.client(token_url(&endpoint)));
+    assert_eq!(answer(&sender.attempter.attempt(attempt).await).status, 200);
+    assert_eq!([endpoint.arrived()[0].source, receiver.arrived()[0].source], [BOUND; 2]);
+}
+
+#[tokio::test]
 async fn id_and_secret_go_into_the_form_where_the_endpoint_wants_them_there() {
     let sender = Sender::new();
     let (endpoint, receiver) = (endpoint(&sender, 3600).await, sender.answering(OK).await);
