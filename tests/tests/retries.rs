@@ -118,7 +118,8 @@ async fn a_troubled_recipient_holds_up_nobody(cluster: &mut Cluster) -> Result<(
     for path in ["/hangs", "/fails", "/slow"].into_iter().chain(good.iter().map(String::as_str)) {
         revision = control.subscribe(&tenant, &receiver.url(path), &["t.event"]).await?.revision;
     }
-    let messages = 300;
+    // More than the slow ones can do in the time below, and little enough for the good ones, also on a busy machine.
+    let messages = 150;
     let start = hookwire_tests::receiver::now_ms();
     let batch = (0..messages).map(|number| message("t.event", format!(r#"{{"number":{number}}}"#))).collect();
     let results = publisher.publish(&tenant, batch, revision).await?;
