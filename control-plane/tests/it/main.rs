@@ -15,3 +15,4 @@ mod settings;
 mod store;
 mod subscriptions;
 mod support;
+mod times;

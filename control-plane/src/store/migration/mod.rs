@@ -9,6 +9,7 @@ mod m0002_audit;
 mod m0003_subscription_settings;
 mod m0004_index;
 mod m0006_secrets;
+mod m0007_times;
 
 /// All steps, in order.
 pub(super) struct Migrator;
@@ -21,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_subscription_settings::Migration),
             Box::new(m0004_index::Migration),
             Box::new(m0006_secrets::Migration),
+            Box::new(m0007_times::Migration),
         ]
     }
 }
