@@ -44,6 +44,7 @@ mod mask;
 mod message;
 mod new_subscription;
 pub mod page;
+mod ping;
 mod secret;
 mod settings;
 mod subscription;

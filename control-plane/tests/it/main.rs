@@ -7,6 +7,7 @@ mod bad_input;
 mod callers;
 mod history;
 mod index;
+mod ping;
 mod reseal;
 mod secrets;
 mod services;
