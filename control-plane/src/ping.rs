@@ -5,11 +5,13 @@
 use std::time::Duration;
 
 use hookwire_log::{Offset, Topic, codec};
-use hookwire_proto::log::{AttemptRecord, DeliveryRecord, delivery_record::Body};
-use hookwire_proto::name;
+use hookwire_proto::log::{DeliveryRecord, delivery_record::Body};
+use hookwire_proto::{name, v1};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::index;
 
 /// The event type of a ping.
 pub const EVENT_TYPE: &str = "hookwire.ping";
@@ -31,6 +33,15 @@ pub enum Error {
     NotAnswered,
 }
 
+/// What a node has told.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// `webhook-id` of the request.
+    pub webhook_id: String,
+    /// The attempt: of no message, so without a name.
+    pub attempt: v1::Attempt,
+}
+
 /// Asks for a ping of a subscription that has `revision`, and waits for its attempt.
 ///
 /// # Errors
@@ -40,7 +51,7 @@ pub async fn ping(
     subscription: &name::Subscription,
     revision: i64,
     wait: Duration,
-) -> Result<AttemptRecord, Error> {
+) -> Result<Answer, Error> {
     let until = Instant::now() + wait;
     let answered = async {
         let delivery = delivery(subscription, revision, OffsetDateTime::now_utc(), wait);
@@ -60,7 +71,7 @@ async fn answer(
     partition: i32,
     mut next: Offset,
     delivery: &str,
-) -> Result<AttemptRecord, Error> {
+) -> Result<Answer, Error> {
     loop {
         let records = match log.read(Topic::Attempts, partition, next, READ_RECORDS, READ_BYTES).await {
             Ok(records) => records,
@@ -72,9 +83,10 @@ async fn answer(
             next = record.offset + 1;
             // What can't be read is for the index to put away.
             let Ok(batch) = codec::decode_attempts(record) else { continue };
-            let mut attempts = batch.attempts.into_iter();
-            if let Some(attempt) = attempts.find(|attempt| attempt.ping && attempt.delivery_id == delivery) {
-                return Ok(attempt);
+            let mut ours = batch.attempts.iter().filter(|attempt| attempt.ping && attempt.delivery_id == delivery);
+            if let Some((record, attempt)) = ours.find_map(|record| Some((record, index::shown(record)?))) {
+                let attempt = v1::Attempt { name: String::new(), delivery: String::new(), ..attempt };
+                return Ok(Answer { webhook_id: record.message_id.clone(), attempt });
             }
         }
         if records.is_empty() {

@@ -93,7 +93,7 @@ async fn who_is_not_there_is_not_asked(cluster: &mut Cluster) -> Result<()> {
 
 on_both_shapes!(
     told,
-    Options::default().set("deliver.attempt_timeout", "2s"),
+    Options::default().set("deliver.attempt_timeout", "2s").set("deliver.connect_timeout", "2s"),
     who_asks_is_told_how_the_recipient_answers
 );
 on_both_shapes!(refused, Options::default(), who_is_not_there_is_not_asked);

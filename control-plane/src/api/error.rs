@@ -129,7 +129,8 @@ impl Error {
             Self::Store(Store::RequestIdReused) => {
                 details.set_bad_request(vec![FieldViolation::new("request_id", self.to_string())]);
             }
-            Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
+            Self::PingNotAnswered { name, .. }
+            | Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
                 details.set_resource_info(resource_type(name), name, "", "");
             }
             Self::Store(Store::EtagMismatch { name, current }) => {
@@ -143,7 +144,6 @@ impl Error {
                 precondition(subscription);
             }
             Self::Store(Store::AnswerLost) => precondition("request_id"),
-            Self::PingNotAnswered { name, .. } => details.set_resource_info(resource_type(name), name, "", ""),
             Self::IndexDisabled => precondition("index.policy"),
             Self::Log(_) => {}
             Self::Store(

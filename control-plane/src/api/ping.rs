@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::validate::Violations;
 use super::{Api, Error};
 use crate::auth::Rpc;
-use crate::{index, ping};
+use crate::ping;
 
 /// How long is waited, unless the request says: longer than an attempt usually may take.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
@@ -30,17 +30,15 @@ pub async fn ping(
     let name = violations.finish_with(name)?;
     let subscription = call.store.get_subscription(&name).await?;
     let log = api.log.get().map_err(Error::from)?;
-    let record = ping::ping(&*log, &name, subscription.revision, wait).await.map_err(|error| match error {
-        ping::Error::Log(error) => Error::from(error),
-        ping::Error::NotAnswered => Error::PingNotAnswered { name: name.to_string(), wait },
-    })?;
-    let attempt = index::shown(&record)
-        .map_err(|error| Error::Log(hookwire_log::Error::Refused { detail: error.to_string() }))?;
-    let attempt = Attempt { name: String::new(), delivery: String::new(), ..attempt };
+    let ping::Answer { webhook_id, attempt } =
+        ping::ping(&*log, &name, subscription.revision, wait).await.map_err(|error| match error {
+            ping::Error::Log(error) => Error::from(error),
+            ping::Error::NotAnswered => Error::PingNotAnswered { name: name.to_string(), wait },
+        })?;
     Ok(Response::new(PingSubscriptionResponse {
         delivered: attempt.outcome() == Outcome::Delivered,
         summary: summary(&attempt),
-        webhook_id: record.message_id,
+        webhook_id,
         attempt: Some(attempt),
     }))
 }

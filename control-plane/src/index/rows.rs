@@ -19,7 +19,7 @@ const DELIVERED: i64 = i64::MAX;
 /// A record that says what cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is missing or malformed")]
-pub struct Invalid {
+pub(super) struct Invalid {
     field: &'static str,
 }
 
@@ -234,15 +234,12 @@ impl Collector {
     }
 }
 
-/// An attempt as the API has it, whether or not it is kept.
-///
-/// # Errors
-/// [`Invalid`].
-pub fn attempt(record: &AttemptRecord) -> Result<v1::Attempt, Invalid> {
-    let id = name::key_of(name::ATTEMPT, &record.attempt_id).ok_or_else(|| invalid("attempt_id"))?;
+/// An attempt as the API has it, whether or not it is kept; `None` if the record can't be one.
+pub fn shown(record: &AttemptRecord) -> Option<v1::Attempt> {
+    let id = name::key_of(name::ATTEMPT, &record.attempt_id)?;
     let of =
-        Of::read(&record.delivery_id, &record.subscription, &record.message_id, &record.event_type, &record.replay)?;
-    Ok(of.attempt(Uuid::from_bytes(id), record, record.result.clone().unwrap_or_default()).into())
+        Of::read(&record.delivery_id, &record.subscription, &record.message_id, &record.event_type, &record.replay);
+    Some(of.ok()?.attempt(Uuid::from_bytes(id), record, record.result.clone().unwrap_or_default()).into())
 }
 
 /// How far a delivery is that will be tried again after attempt `number`.

@@ -458,7 +458,7 @@ pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Sta
     }
 }
 
-pub const RPCS: [Rpc; 40] = [
+pub const RPCS: [Rpc; 41] = [
     Rpc::UpdateSubscription,
     Rpc::BatchCreateSubscriptions,
     Rpc::BatchUpdateSubscriptions,

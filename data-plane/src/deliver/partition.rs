@@ -189,7 +189,8 @@ impl Owner {
             return self.park(item);
         };
         if item.delivery.ping {
-            return self.ping(item, snapshot.subscription(&item.delivery.subscription).cloned());
+            let subscription = snapshot.subscription(&item.delivery.subscription).cloned();
+            return self.ping(item, subscription);
         }
         let Some(subscription) = snapshot.subscription(&item.delivery.subscription) else {
             return self.dead(item, DeadReason::Deleted);
