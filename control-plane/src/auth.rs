@@ -68,6 +68,7 @@ pub enum Rpc {
     RotateSecret,
     PromoteSecret,
     ListPublicKeys,
+    PingSubscription,
     CreateApiKey,
     GetApiKey,
     ListApiKeys,
@@ -152,7 +153,8 @@ impl Rpc {
             | Self::DeleteSubscription
             | Self::UpdateSubscription
             | Self::BatchCreateSubscriptions
-            | Self::BatchUpdateSubscriptions => (&[Admin, TenantAdmin], Tenant, "subscriptions.write"),
+            | Self::BatchUpdateSubscriptions
+            | Self::PingSubscription => (&[Admin, TenantAdmin], Tenant, "subscriptions.write"),
             Self::GetSubscription | Self::ListSubscriptions => {
                 (&[Admin, TenantAdmin, Viewer], Tenant, "subscriptions.read")
             }
@@ -393,6 +395,7 @@ mod tests {
         Rpc::RotateSecret,
         Rpc::PromoteSecret,
         Rpc::ListPublicKeys,
+        Rpc::PingSubscription,
         Rpc::CreateApiKey,
         Rpc::GetApiKey,
         Rpc::ListApiKeys,
@@ -424,7 +427,7 @@ mod tests {
             Rpc::GetTenant | Rpc::GetEventType | Rpc::ListEventTypes => ["ATPV", "ATPV", ""],
             Rpc::CreateEventType | Rpc::UpdateEventType | Rpc::DeleteEventType => ["AT", "AT", ""],
             Rpc::CreateSubscription | Rpc::UpdateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
-            Rpc::BatchCreateSubscriptions | Rpc::BatchUpdateSubscriptions => ["AT", "AT", ""],
+            Rpc::BatchCreateSubscriptions | Rpc::BatchUpdateSubscriptions | Rpc::PingSubscription => ["AT", "AT", ""],
             Rpc::GetSubscription | Rpc::ListSubscriptions => ["ATV", "ATV", ""],
             Rpc::CreateSecret | Rpc::ListSecrets | Rpc::DeleteSecret => ["AT", "AT", ""],
             Rpc::GetMessage | Rpc::ListMessages | Rpc::GetDelivery | Rpc::ListDeliveries => ["ATV", "ATV", ""],

@@ -8,6 +8,7 @@
 //! * `expiry`: deletes secrets that have expired
 //! * [`index`]: attempts and dead letters from the log → the store
 //! * [`log`]: the log, which nothing but the index, payloads and replays waits for
+//! * [`ping`]: one attempt on demand, asked and answered through the log
 //! * `ops`: probes · [`web`]: what anybody may read over HTTP
 //! * `config`: settings
 //!
@@ -54,6 +55,7 @@ mod expiry;
 pub mod index;
 pub mod log;
 mod ops;
+pub mod ping;
 pub mod push;
 pub mod signing_key;
 pub mod store;

@@ -41,6 +41,18 @@ pub enum Error {
     /// The log did not do it.
     #[error(transparent)]
     Log(#[from] hookwire_log::Error),
+    /// No node has told what came of a ping.
+    #[error(
+        "no node has told within {} s what came of the ping: none owns the subscription's partition yet, or they are behind; look \
+         whether data-plane nodes are ready, or try again with a longer timeout",
+        .wait.as_secs_f64()
+    )]
+    PingNotAnswered {
+        /// The subscription.
+        name: String,
+        /// How long was waited.
+        wait: Duration,
+    },
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -65,6 +77,7 @@ impl Error {
             Self::Denied(_) => (Code::PermissionDenied, "PERMISSION_DENIED"),
             Self::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             Self::IndexDisabled => (Code::FailedPrecondition, "INDEX_DISABLED"),
+            Self::PingNotAnswered { .. } => (Code::DeadlineExceeded, "PING_NOT_ANSWERED"),
             // Whatever it is, it is the operator's to mend, and nothing that the caller sent.
             Self::Log(_) => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::Store(error) => match error {
@@ -118,7 +131,8 @@ impl Error {
             Self::Store(Store::RequestIdReused) => {
                 details.set_bad_request(vec![FieldViolation::new("request_id", self.to_string())]);
             }
-            Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
+            Self::PingNotAnswered { name, .. }
+            | Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
                 details.set_resource_info(resource_type(name), name, "", "");
             }
             Self::Store(Store::EtagMismatch { name, current }) => {

@@ -48,6 +48,7 @@ mod message;
 mod new_subscription;
 mod node;
 pub mod page;
+mod ping;
 mod secret;
 mod settings;
 mod subscription;

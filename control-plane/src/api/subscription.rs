@@ -1,4 +1,4 @@
-//! `hookwire.v1.SubscriptionService`; its RPCs about secrets are in [`secret`].
+//! `hookwire.v1.SubscriptionService`; its RPCs about secrets are in [`secret`], pings in [`ping`].
 
 use hookwire_proto::name;
 use hookwire_proto::v1::subscription_service_server::SubscriptionService;
@@ -6,14 +6,15 @@ use hookwire_proto::v1::{
     BatchCreateSubscriptionsRequest, BatchCreateSubscriptionsResponse, BatchUpdateSubscriptionsRequest,
     BatchUpdateSubscriptionsResponse, CreateSecretRequest, CreateSubscriptionRequest, DeleteSecretRequest,
     DeleteSubscriptionRequest, GetSecretRequest, GetSubscriptionRequest, ListPublicKeysRequest, ListPublicKeysResponse,
-    ListSecretsRequest, ListSecretsResponse, ListSubscriptionsRequest, ListSubscriptionsResponse, PromoteSecretRequest,
-    RotateSecretRequest, Secret, Subscription, UpdateSubscriptionRequest,
+    ListSecretsRequest, ListSecretsResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
+    PingSubscriptionRequest, PingSubscriptionResponse, PromoteSecretRequest, RotateSecretRequest, Secret, Subscription,
+    UpdateSubscriptionRequest,
 };
 use tonic::{Request, Response, Status};
 
 use super::page::Page;
 use super::validate::{Violations, field};
-use super::{Api, new_subscription, secret, written};
+use super::{Api, new_subscription, ping, secret, written};
 use crate::auth::Rpc;
 use crate::store::SubscriptionAt;
 
@@ -131,6 +132,13 @@ impl SubscriptionService for Api {
 
     async fn promote_secret(&self, request: Request<PromoteSecretRequest>) -> Result<Response<Secret>, Status> {
         secret::promote(self, request).await
+    }
+
+    async fn ping_subscription(
+        &self,
+        request: Request<PingSubscriptionRequest>,
+    ) -> Result<Response<PingSubscriptionResponse>, Status> {
+        ping::ping(self, request).await
     }
 
     async fn list_public_keys(

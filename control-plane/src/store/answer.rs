@@ -2,12 +2,13 @@
 //!
 //! The answer is written in the transaction of the change itself, sealed, since it may show a secret.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest;
 use hookwire_proto::config::Sealed;
 use hookwire_proto::seal;
 use prost::Message;
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, Set};
-use time::Duration;
 use zeroize::Zeroizing;
 
 use super::entity::answer::{ActiveModel, Column, Entity};
@@ -15,7 +16,7 @@ use super::write::Write;
 use super::{Error, Store};
 
 /// How long an answer is remembered.
-pub const ANSWER_LIFE: Duration = Duration::hours(24);
+pub const ANSWER_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Old answers are deleted with each so many writes.
 const OFTEN: i64 = 100;
 const FINGERPRINT_BYTES: usize = 32;

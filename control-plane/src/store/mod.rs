@@ -10,7 +10,6 @@ use hookwire_proto::seal::MasterKeys;
 use sea_orm::TransactionTrait as _;
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, SqliteTransactionMode, TransactionOptions};
 use sea_orm_migration::MigratorTrait as _;
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 mod answer;
@@ -21,6 +20,7 @@ mod entity;
 mod error;
 mod event_type;
 pub mod index;
+mod micros;
 mod migration;
 mod node;
 mod reseal;
@@ -153,21 +153,4 @@ fn check_etag(name: impl ToString, revision: i64, asked: &str) -> Result<(), Err
 
 fn already_exists(name: impl ToString) -> Error {
     Error::AlreadyExists { name: name.to_string() }
-}
-
-/// A time of the API, which was checked to be one, in whole microseconds.
-fn offset_time(time: &prost_types::Timestamp) -> OffsetDateTime {
-    let whole = OffsetDateTime::from_unix_timestamp(time.seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    whole + time::Duration::microseconds(i64::from(time.nanos / 1_000))
-}
-
-/// Milliseconds since 1970.
-fn unix_ms(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
-fn timestamp(time: OffsetDateTime) -> Option<prost_types::Timestamp> {
-    let nanos = i32::try_from(time.nanosecond()).expect("less than a second");
-    Some(prost_types::Timestamp { seconds: time.unix_timestamp(), nanos })
 }

@@ -10,9 +10,11 @@ use hookwire_proto::{name, v1};
 use prost::Message as _;
 use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict};
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Set};
+use time::OffsetDateTime;
 
 use super::entity::{egress, node};
-use super::{Error, Store, not_found, timestamp, write};
+use super::micros::UnixMicros;
+use super::{Error, Store, not_found};
 use crate::push;
 
 /// A node that nobody has heard of for longer is not connected. Longer than a few intervals of writing.
@@ -36,10 +38,10 @@ impl Store {
     /// # Errors
     /// Only [`Error::Unavailable`] and the like; so for the others here, but where they say so.
     pub async fn record_nodes(&self, nodes: &[push::Node], newest: i64) -> Result<(), Error> {
-        let now = write::now();
+        let now = UnixMicros::now();
         let rows = nodes.iter().map(|node| node::ActiveModel {
             id: Set(node.id.clone()),
-            connect_time: Set(write::whole_microseconds(node.connected_since.into())),
+            connect_time: Set(OffsetDateTime::from(node.connected_since).into()),
             update_time: Set(now),
             node: Set(encode(node, newest)),
         });
@@ -65,7 +67,7 @@ impl Store {
     /// # Errors
     /// Only [`Error::Unavailable`] and the like.
     pub async fn forget_nodes(&self, age: Duration) -> Result<(), Error> {
-        let oldest = write::now() - age;
+        let oldest = UnixMicros::now() - age;
         node::Entity::delete_many().filter(node::Column::UpdateTime.lt(oldest)).exec(&self.connections.write).await?;
         Ok(())
     }
@@ -102,7 +104,7 @@ impl Store {
         Ok(v1::EgressAddresses {
             addresses: split(&row.addresses),
             complete: row.complete,
-            update_time: timestamp(row.update_time),
+            update_time: Some(row.update_time.timestamp()),
         })
     }
 
@@ -123,7 +125,7 @@ impl Store {
         let made = egress::Entity::update_many()
             .col_expr(egress::Column::Addresses, Expr::value(joined))
             .col_expr(egress::Column::Complete, Expr::value(complete))
-            .col_expr(egress::Column::UpdateTime, Expr::value(write::now()))
+            .col_expr(egress::Column::UpdateTime, Expr::value(UnixMicros::now()))
             // Nobody else has meanwhile.
             .filter(egress::Column::Addresses.eq(row.addresses))
             .filter(egress::Column::Complete.eq(row.complete))
@@ -173,14 +175,14 @@ fn encode(node: &push::Node, newest: i64) -> Vec<u8> {
 
 fn decode(row: node::Model) -> Result<v1::Node, Error> {
     let name = name::Node { node: row.id }.to_string();
-    let alive = write::now() - row.update_time < ALIVE;
+    let alive = UnixMicros::now() < row.update_time + ALIVE;
     let state = if alive { v1::node::State::Connected } else { v1::node::State::Disconnected };
     let node = v1::Node::decode(&*row.node).map_err(|error| Error::Corrupt { detail: format!("{name}: {error}") })?;
     Ok(v1::Node {
         name,
         state: state.into(),
-        connect_time: timestamp(row.connect_time),
-        update_time: timestamp(row.update_time),
+        connect_time: Some(row.connect_time.timestamp()),
+        update_time: Some(row.update_time.timestamp()),
         ..node
     })
 }

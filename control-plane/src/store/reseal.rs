@@ -13,10 +13,10 @@ use hookwire_proto::seal::{self, MasterKeys};
 use prost::Message as _;
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, Condition, EntityTrait as _, ExprTrait as _, QueryFilter as _};
 use sea_orm::{IntoActiveModel as _, QueryOrder as _, QuerySelect as _, TransactionTrait as _, sea_query::Expr};
-use time::OffsetDateTime;
 
 use super::answer::{ANSWER_LIFE, sealed_for};
 use super::entity::{answer, change, secret, subscription};
+use super::micros::UnixMicros;
 use super::secret::secrets_of;
 use super::{Error, Store};
 
@@ -232,7 +232,7 @@ impl Store {
         });
         let rows = answer::Entity::find()
             .filter(Condition::all().add_option(after))
-            .filter(Column::CreateTime.gt(OffsetDateTime::now_utc() - ANSWER_LIFE))
+            .filter(Column::CreateTime.gt(UnixMicros::now() - ANSWER_LIFE))
             .order_by_asc(Column::Caller)
             .order_by_asc(Column::RequestId)
             .limit(READ_LIMIT)

@@ -13,7 +13,7 @@ use super::entity::{event_type, secret};
 use super::error::on_conflict;
 use super::subscription_settings::{self, NewSettings};
 use super::write::Write;
-use super::{Error, Store, already_exists, check_etag, etag, not_found, seal, timestamp};
+use super::{Error, Store, already_exists, check_etag, etag, not_found, seal};
 use crate::signing_key::SigningKey;
 
 /// What people set of a subscription, validated.
@@ -366,8 +366,8 @@ impl Model {
             shared_key: self.shared_key_header.map(|header| v1::SharedKey { header, value: String::new() }),
             max_concurrency: self.max_concurrency,
             state: self.state,
-            create_time: timestamp(self.create_time),
-            update_time: timestamp(self.update_time),
+            create_time: Some(self.create_time.timestamp()),
+            update_time: Some(self.update_time.timestamp()),
             revision: self.revision,
             etag: etag(self.revision),
             ..shown

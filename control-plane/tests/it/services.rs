@@ -400,6 +400,10 @@ pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Sta
             let request = ListPublicKeysRequest { parent: subscription, ..Default::default() };
             subscriptions.list_public_keys(request).await.map(drop)
         }
+        Rpc::PingSubscription => {
+            let request = PingSubscriptionRequest { name: subscription, timeout: None };
+            subscriptions.ping_subscription(request).await.map(drop)
+        }
         Rpc::CreateApiKey => {
             let api_key = Some(ApiKey { role: Role::Viewer.into(), tenant: parent, ..Default::default() });
             api_keys.create_api_key(CreateApiKeyRequest { api_key, ..CreateApiKeyRequest::default() }).await.map(drop)
@@ -468,7 +472,7 @@ pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Sta
     }
 }
 
-pub const RPCS: [Rpc; 43] = [
+pub const RPCS: [Rpc; 44] = [
     Rpc::GetNode,
     Rpc::ListNodes,
     Rpc::GetEgressAddresses,
@@ -498,6 +502,7 @@ pub const RPCS: [Rpc; 43] = [
     Rpc::RotateSecret,
     Rpc::PromoteSecret,
     Rpc::ListPublicKeys,
+    Rpc::PingSubscription,
     Rpc::CreateApiKey,
     Rpc::GetApiKey,
     Rpc::ListApiKeys,

@@ -80,8 +80,9 @@ async fn an_update_changes_what_its_mask_names_and_secrets_that_are_left_out_sta
     assert_eq!((before.0.len(), before.1), (4, 1));
     let made = Subscription { initial_secret: None, ..made };
 
-    // What was read is sent back, with another URL and as the whole of it.
-    let url = "https://example.org/elsewhere".to_owned();
+    // What was read is sent back, with another URL of the same origin and as the whole of it.
+    let url = url::Url::parse(&made.url).unwrap().join("/elsewhere").unwrap().to_string();
+    assert_ne!(url, made.url);
     let request = update(Subscription { url: url.clone(), ..made.clone() }, &["*"]);
     let changed = client.subscriptions.update_subscription(request).await.unwrap().into_inner();
     assert_eq!(changed, get(&mut client, NAME).await);
@@ -94,6 +95,20 @@ async fn an_update_changes_what_its_mask_names_and_secrets_that_are_left_out_sta
     };
     assert_eq!(changed, expected);
     assert_eq!(secrets_of(&database, pushed(&plane, changed.revision).await.remove(0)), before);
+
+    // Secrets do not go elsewhere by themselves, and what is refused changes nothing.
+    let elsewhere = "https://elsewhere.example.org/".to_owned();
+    let answer = client
+        .subscriptions
+        .update_subscription(update(Subscription { url: elsewhere, ..titled(NAME, "") }, &["url"]))
+        .await;
+    let fields = [
+        "subscription.shared_key.value",
+        "subscription.headers[1].secret_value",
+        "subscription.oauth_client.client_secret",
+    ];
+    assert_eq!(refusal(answer), invalid(fields));
+    assert_eq!(get(&mut client, NAME).await, changed);
 
     // A new secret for one header; a stale etag; what the mask does not name.
     let mut again = Subscription { display_name: "not named".into(), ..changed.clone() };

@@ -102,6 +102,20 @@ impl Database {
         Some(Self { url: url.into(), ..Self::sqlite() })
     }
 
+    pub fn is_sqlite(&self) -> bool {
+        self.url.starts_with("sqlite")
+    }
+
+    /// Carries out statements behind the store's back.
+    pub async fn execute(&self, sql: &str) {
+        if !self.is_sqlite() {
+            return execute(&self.url, sql).await;
+        }
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        connection.execute_unprepared(sql).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
     pub fn settings(&self) -> StoreSettings {
         StoreSettings { url: self.url.clone(), max_connections: 8, ..Default::default() }
     }
@@ -120,7 +134,7 @@ impl Database {
 
     /// Everything that is in the database: SQLite's files, or every row of PostgreSQL as text, bytes in hexadecimal.
     pub async fn contents(&self) -> Vec<u8> {
-        if self.url.starts_with("sqlite") {
+        if self.is_sqlite() {
             let files = std::fs::read_dir(self.directory.path()).unwrap().map(|file| file.unwrap().path());
             let files = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("store.db"));
             return files.flat_map(|path| std::fs::read(path).unwrap()).collect();
@@ -149,13 +163,6 @@ impl Database {
         let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
         connection.close().await.unwrap();
         texts
-    }
-
-    /// Runs SQL behind the store's back.
-    pub async fn execute(&self, sql: &str) {
-        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
-        connection.execute_unprepared(sql).await.unwrap();
-        connection.close().await.unwrap();
     }
 
     /// Settings of a control plane over this database, on free ports of the loopback.

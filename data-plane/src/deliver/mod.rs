@@ -33,6 +33,7 @@ pub mod egress;
 pub mod failure;
 pub mod lane;
 pub mod lanes;
+mod make;
 pub mod oauth;
 mod partition;
 pub mod request;

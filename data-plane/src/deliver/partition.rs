@@ -24,15 +24,18 @@ use hookwire_proto::name;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::ping::Pings;
 use super::Node;
-use super::attempt::{Attempt, Failure, Finished, RetryAfter};
+use super::attempt::{Failure, Finished};
 use super::lane::{Lane, Signal};
+use super::make::{Ended, make, not_before_ms, signal};
 use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
-use crate::outcome;
 use crate::stage::{next, quarantine_reason, to_ms, until};
 use crate::{dead_letter, retry};
+
+mod ping;
 
 /// A lane whose attempts end closer together than this is brisk.
 const BRISK: Duration = Duration::from_millis(5);
@@ -57,14 +60,6 @@ struct Entry {
     soon: usize,
 }
 
-/// What came of an attempt's task.
-enum Ended {
-    Finished(Finished),
-    BodyLost,
-    /// The partition was revoked, or is perhaps another's.
-    NotBegun,
-}
-
 /// Owns a partition until it is revoked and what was begun is settled.
 pub(super) async fn own(node: Arc<Node>, partition: Partition) {
     let owner = Owner {
@@ -77,6 +72,7 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
         assigned_ms: now_ms(),
         parked: Vec::new(),
         waiting: None,
+        pings: Pings::default(),
         seen: Seen::default(),
         held: 0,
         is_stale: false,
@@ -103,6 +99,7 @@ struct Owner {
     parked: Vec<Item>,
     /// It waits for room in a brisk lane, and the partition with it.
     waiting: Option<Item>,
+    pings: Pings,
     seen: Seen,
     /// Deliveries in any of the above, or under way.
     held: usize,
@@ -191,6 +188,10 @@ impl Owner {
         else {
             return self.park(item);
         };
+        if item.delivery.ping {
+            let subscription = snapshot.subscription(&item.delivery.subscription).cloned();
+            return self.ping(item, subscription);
+        }
         let Some(subscription) = snapshot.subscription(&item.delivery.subscription) else {
             return self.dead(item, DeadReason::Deleted);
         };
@@ -390,6 +391,9 @@ impl Owner {
     }
 
     fn on_ended(&mut self, item: Item, id: &str, ended: Ended) {
+        if item.delivery.ping {
+            return self.ping_ended(item, id, ended);
+        }
         let name = item.delivery.subscription.clone();
         match ended {
             Ended::Finished(finished) => {
@@ -420,6 +424,10 @@ impl Owner {
     }
 
     fn settle_attempt(&mut self, item: Item, id: &str, finished: &Finished) {
+        if item.delivery.ping {
+            let settled = settle::after_ping(&self.node, &item.delivery, id, finished);
+            return self.settle(item, settled);
+        }
         let jitter = rand::random_range(-1.0..=1.0);
         let snapshot = self.node.config.current();
         let settings =
@@ -472,64 +480,12 @@ impl Owner {
         }
         if self.is_stale && self.finisher.may_begin() {
             self.is_stale = false;
+            std::mem::take(&mut self.pings.waiting).into_iter().for_each(|item| self.route(item));
             let queued: Vec<_> =
                 self.lanes.iter().filter(|(_, entry)| entry.lane.queued() > 0).map(|(name, _)| name.clone()).collect();
             queued.iter().for_each(|name| self.begin(name));
         }
     }
-}
-
-/// Gets the body and makes the attempt, unless the partition is no longer ours when both could begin.
-async fn make(
-    node: &Node,
-    delivery: &DeliveryRecord,
-    id: String,
-    subscription: Arc<Subscription>,
-    finisher: &Finisher,
-    revoked: &CancellationToken,
-) -> Ended {
-    let body = tokio::select! {
-        biased;
-        () = revoked.cancelled() => return Ended::NotBegun,
-        body = node.bodies.get(delivery) => body,
-    };
-    let body = match body {
-        Ok(body) => body,
-        Err(lost) => {
-            tracing::error!(delivery = delivery.delivery_id, message = delivery.message_id, %lost, "body lost");
-            return Ended::BodyLost;
-        }
-    };
-    if !finisher.may_begin() {
-        return Ended::NotBegun;
-    }
-    let attempt = Attempt {
-        id,
-        number: delivery.attempt,
-        subscription,
-        message_id: delivery.message_id.clone(),
-        body,
-        content_type: delivery.content_type.clone(),
-        replay: delivery.replay.clone(),
-        traceparent: delivery.traceparent.clone(),
-        tracestate: delivery.tracestate.clone(),
-    };
-    Ended::Finished(node.attempter.attempt(attempt).await)
-}
-
-fn signal(finished: &Finished) -> Signal {
-    match &finished.result {
-        Ok(answer) if (200..300).contains(&answer.status) => Signal::Success,
-        _ if outcome::slows_down(finished) => Signal::SlowDown,
-        _ => Signal::Failure,
-    }
-}
-
-fn not_before_ms(finished: &Finished, now: SystemTime) -> Option<i64> {
-    Some(match finished.result.as_ref().ok()?.retry_after? {
-        RetryAfter::Delay(delay) => to_ms(now).saturating_add(ms(delay)),
-        RetryAfter::At(time) => to_ms(time),
-    })
 }
 
 fn ms(duration: Duration) -> i64 {

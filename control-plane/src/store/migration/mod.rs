@@ -14,6 +14,7 @@ mod m0003_subscription_settings;
 mod m0004_index;
 mod m0005_nodes;
 mod m0006_secrets;
+mod m0007_times;
 
 /// All steps, in order.
 pub(super) struct Migrator;
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_index::Migration),
             Box::new(m0005_nodes::Migration),
             Box::new(m0006_secrets::Migration),
+            Box::new(m0007_times::Migration),
         ]
     }
 }
