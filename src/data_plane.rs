@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
+use hookwire_data_plane::config::Role;
 use hookwire_data_plane::{Error, Listeners, Node};
 use hookwire_log::kafka::{self, KafkaLog};
 use hookwire_log::{Layout, Log, OpenLog};
@@ -22,7 +23,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn run(args: cli::Plane) -> anyhow::Result<()> {
     let settings: settings::DataPlane = process::configure(args.settings)?;
     settings.validate().map_err(WrongSettings::from)?;
-    let master_keys = settings::master_keys(&settings.secrets)?;
+    let delivers = settings.node.does(Role::Deliver);
+    let master_keys = delivers.then(|| settings::master_keys(&settings.secrets)).transpose()?;
     let signals = Signals::catch()?;
     let bind = async |setting, address| {
         TcpListener::bind(address).await.with_context(|| format!("{setting}: can't listen on {address}"))

@@ -68,8 +68,8 @@ async fn reseal(store: &Store, keys: &MasterKeys, check: bool, out: &mut impl io
         writeln!(
             out,
             "before older keys are taken away: every node has applied revision {revision} or a newer one (ListNodes), and a minute has \
-             passed, for which control planes keep a snapshot. Restored backups, and copies of a node's configuration that are older, \
-             need them. If an older key is known to others, rotate the secrets themselves: what was sealed under it may be found in \
+             passed, for which control planes keep a snapshot. Tenant tokens that are older end with their key; a day later there is none. \
+             Restored backups, and copies of a node's configuration that are older, need them. If an older key is known to others, rotate the secrets themselves: what was sealed under it may be found in \
              backups and in free pages of the database"
         )?;
         return Ok(());

@@ -15,7 +15,7 @@ use prost::Message as _;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use Reach::{Keys, Tenant, Unbound};
+use Reach::{Any, Tenant, Unbound};
 use Role::{Admin, Publisher, TenantAdmin, Viewer};
 
 /// SHA-256 of a whole key: what is stored of it, and how it is found.
@@ -58,6 +58,9 @@ pub enum Rpc {
     GetSubscription,
     ListSubscriptions,
     DeleteSubscription,
+    UpdateSubscription,
+    BatchCreateSubscriptions,
+    BatchUpdateSubscriptions,
     CreateSecret,
     ListSecrets,
     DeleteSecret,
@@ -65,6 +68,7 @@ pub enum Rpc {
     RotateSecret,
     PromoteSecret,
     ListPublicKeys,
+    PingSubscription,
     CreateApiKey,
     GetApiKey,
     ListApiKeys,
@@ -83,6 +87,9 @@ pub enum Rpc {
     CreateTenantToken,
     GetAuditEntry,
     ListAuditEntries,
+    GetNode,
+    ListNodes,
+    GetEgressAddresses,
     PauseSubscription,
     EnableSubscription,
     CreateReplay,
@@ -107,6 +114,8 @@ pub const SCOPES: &[&str] = &[
     "apiKeys.read",
     "apiKeys.write",
     "auditEntries.read",
+    "nodes.read",
+    "egress.read",
     "messages.read",
     // Deliveries, attempts and dead letters.
     "deliveries.read",
@@ -123,8 +132,8 @@ pub enum Reach {
     Unbound,
     /// Those bound to no tenant, or to the one in the resource's name.
     Tenant,
-    /// All; one that is bound sees and makes only keys of its tenant.
-    Keys,
+    /// All. What one that is bound sees and makes is for the service: keys of its tenant, for example.
+    Any,
 }
 
 /// Who may call an RPC.
@@ -153,8 +162,12 @@ impl Rpc {
             }
             Self::CreateSubscription
             | Self::DeleteSubscription
+            | Self::UpdateSubscription
+            | Self::BatchCreateSubscriptions
+            | Self::BatchUpdateSubscriptions
             | Self::PauseSubscription
-            | Self::EnableSubscription => (&[Admin, TenantAdmin], Tenant, "subscriptions.write"),
+            | Self::EnableSubscription
+            | Self::PingSubscription => (&[Admin, TenantAdmin], Tenant, "subscriptions.write"),
             Self::CreateReplay | Self::PauseReplay | Self::ResumeReplay | Self::CancelReplay => {
                 (&[Admin, TenantAdmin], Tenant, "replays.write")
             }
@@ -177,10 +190,12 @@ impl Rpc {
             }
             Self::GetSecret | Self::ListSecrets => (&[Admin, TenantAdmin], Tenant, "secrets.read"),
             Self::ListPublicKeys => (&[Admin, TenantAdmin, Publisher, Viewer], Tenant, "subscriptions.read"),
-            Self::CreateApiKey | Self::UpdateApiKey | Self::DeleteApiKey => (&[Admin], Keys, "apiKeys.write"),
-            Self::GetApiKey | Self::ListApiKeys => (&[Admin], Keys, "apiKeys.read"),
+            Self::CreateApiKey | Self::UpdateApiKey | Self::DeleteApiKey => (&[Admin], Any, "apiKeys.write"),
+            Self::GetApiKey | Self::ListApiKeys => (&[Admin], Any, "apiKeys.read"),
             Self::CreateTenantToken => (&[Admin], Tenant, "apiKeys.write"),
-            Self::GetAuditEntry | Self::ListAuditEntries => (&[Admin], Keys, "auditEntries.read"),
+            Self::GetAuditEntry | Self::ListAuditEntries => (&[Admin], Any, "auditEntries.read"),
+            Self::GetNode | Self::ListNodes => (&[Admin, Viewer], Unbound, "nodes.read"),
+            Self::GetEgressAddresses => (&[Admin, TenantAdmin, Publisher, Viewer], Any, "egress.read"),
         };
         Rule { roles, reach, scope }
     }
@@ -262,7 +277,7 @@ impl Caller {
             return Err(self.denied(Why::Scope(rule.scope)));
         }
         match (rule.reach, &self.tenant, tenant) {
-            (_, None, _) | (Keys, ..) | (Tenant, Some(_), None) => Ok(()),
+            (_, None, _) | (Any, ..) | (Tenant, Some(_), None) => Ok(()),
             (Unbound, Some(_), _) => Err(self.denied(Why::Bound)),
             (Tenant, Some(own), Some(asked)) if own.to_string() == asked => Ok(()),
             (Tenant, Some(_), Some(_)) => Err(self.denied(Why::OtherTenant)),
@@ -389,6 +404,9 @@ mod tests {
         Rpc::GetSubscription,
         Rpc::ListSubscriptions,
         Rpc::DeleteSubscription,
+        Rpc::UpdateSubscription,
+        Rpc::BatchCreateSubscriptions,
+        Rpc::BatchUpdateSubscriptions,
         Rpc::CreateSecret,
         Rpc::ListSecrets,
         Rpc::DeleteSecret,
@@ -396,6 +414,7 @@ mod tests {
         Rpc::RotateSecret,
         Rpc::PromoteSecret,
         Rpc::ListPublicKeys,
+        Rpc::PingSubscription,
         Rpc::CreateApiKey,
         Rpc::GetApiKey,
         Rpc::ListApiKeys,
@@ -414,6 +433,9 @@ mod tests {
         Rpc::CreateTenantToken,
         Rpc::GetAuditEntry,
         Rpc::ListAuditEntries,
+        Rpc::GetNode,
+        Rpc::ListNodes,
+        Rpc::GetEgressAddresses,
         Rpc::PauseSubscription,
         Rpc::EnableSubscription,
         Rpc::CreateReplay,
@@ -432,7 +454,8 @@ mod tests {
             Rpc::CreateTenant | Rpc::ListTenants | Rpc::DeleteTenant | Rpc::UpdateTenant => ["A", "", ""],
             Rpc::GetTenant | Rpc::GetEventType | Rpc::ListEventTypes => ["ATPV", "ATPV", ""],
             Rpc::CreateEventType | Rpc::UpdateEventType | Rpc::DeleteEventType => ["AT", "AT", ""],
-            Rpc::CreateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
+            Rpc::CreateSubscription | Rpc::UpdateSubscription | Rpc::DeleteSubscription => ["AT", "AT", ""],
+            Rpc::BatchCreateSubscriptions | Rpc::BatchUpdateSubscriptions | Rpc::PingSubscription => ["AT", "AT", ""],
             Rpc::GetSubscription | Rpc::ListSubscriptions => ["ATV", "ATV", ""],
             Rpc::CreateSecret | Rpc::ListSecrets | Rpc::DeleteSecret => ["AT", "AT", ""],
             Rpc::GetMessage | Rpc::ListMessages | Rpc::GetDelivery | Rpc::ListDeliveries => ["ATV", "ATV", ""],
@@ -449,6 +472,9 @@ mod tests {
             Rpc::CreateTenantToken => ["A", "A", ""],
             // Which entries it may see is for the service.
             Rpc::GetAuditEntry | Rpc::ListAuditEntries => ["A", "A", "A"],
+            Rpc::GetNode | Rpc::ListNodes => ["AV", "", ""],
+            // Where requests come from is no secret.
+            Rpc::GetEgressAddresses => ["ATPV", "ATPV", "ATPV"],
         }
     }
 

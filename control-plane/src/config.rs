@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::push::{Identities, ListedNode};
 use crate::store::{self, StoreSettings};
 use crate::{auth, index};
 
@@ -130,6 +131,13 @@ pub struct PushSettings {
     pub tls_client_ca_file: Option<PathBuf>,
     /// Allows anybody who reaches it, in clear, outside loopback.
     pub insecure: bool,
+    /// The nodes that are let in, by the names in their certificates, and what each may do: such as
+    /// `[{ identity = "data-plane.example.com", roles = ["publish", "dispatch", "deliver"] }]`. Needed where `tls_client_ca_file` is set. Only
+    /// nodes that may `deliver` get secrets.
+    pub nodes: Vec<ListedNode>,
+    /// How long a node that is gone stays in the list of nodes, and its addresses among those that requests come from. 1 h by default.
+    #[serde(with = "humantime_serde")]
+    pub forget_nodes_after: Duration,
 }
 
 impl Default for PushSettings {
@@ -140,6 +148,8 @@ impl Default for PushSettings {
             tls_key_file: None,
             tls_client_ca_file: None,
             insecure: false,
+            nodes: Vec::new(),
+            forget_nodes_after: Duration::from_secs(3600),
         }
     }
 }
@@ -148,7 +158,7 @@ impl Default for PushSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpsSettings {
-    /// Where `/livez` and `/readyz` listen, plain HTTP. `127.0.0.1:7404` by default.
+    /// Where `/livez`, `/readyz` and what is below `/.well-known/hookwire/` listen, plain HTTP. `127.0.0.1:7404` by default.
     pub listen: SocketAddr,
 }
 
@@ -334,6 +344,19 @@ impl PushSettings {
         if self.tls_client_ca_file.is_some() && !tls {
             return Err(wrong("push.tls_client_ca_file", "needs push.tls_cert_file and push.tls_key_file beside it"));
         }
+        if self.tls_client_ca_file.is_some() == self.nodes.is_empty() {
+            return Err(wrong(
+                "push.nodes",
+                "goes with push.tls_client_ca_file: list the names in nodes' certificates, such as \
+                 [{ identity = \"data-plane.example.com\", roles = [\"publish\", \"dispatch\", \"deliver\"] }]",
+            ));
+        }
+        if let Some(bare) = self.nodes.iter().find(|node| node.identity.is_empty() || node.roles.is_empty()) {
+            return Err(wrong("push.nodes", &format!("must each have an identity and roles, and {bare:?} lacks one")));
+        }
+        if self.forget_nodes_after < Duration::from_secs(60) {
+            return Err(wrong("push.forget_nodes_after", "must be at least \"1m\", such as \"1h\""));
+        }
         if !(mutual || self.insecure || address.is_loopback()) {
             return Err(wrong(
                 "push.tls_client_ca_file",
@@ -342,6 +365,11 @@ impl PushSettings {
             ));
         }
         Ok(())
+    }
+
+    /// Which nodes are let in.
+    pub fn identities(&self) -> Identities {
+        if self.tls_client_ca_file.is_some() { Identities::listed(self.nodes.clone()) } else { Identities::default() }
     }
 }
 
@@ -418,7 +446,10 @@ mod tests {
         assert!(refused(tls).starts_with("push.tls_client_ca_file"));
         let both = serde_json::json!({
             "api": {"listen": public, "tls_cert_file": "c", "tls_key_file": "k"},
-            "push": {"listen": public, "tls_cert_file": "c", "tls_key_file": "k", "tls_client_ca_file": "a"},
+            "push": {
+                "listen": public, "tls_cert_file": "c", "tls_key_file": "k", "tls_client_ca_file": "a",
+                "nodes": [{"identity": "node"}],
+            },
         });
         settings(both).validate().unwrap();
         let insecure = serde_json::json!({"api": {"listen": public, "insecure": true}, "push": {"listen": public, "insecure": true}});
@@ -431,8 +462,24 @@ mod tests {
         assert!(refused(serde_json::json!({"api": {"tls_cert_file": "c"}})).starts_with("api.tls_key_file"));
         assert!(refused(serde_json::json!({"push": {"tls_key_file": "k"}})).starts_with("push.tls_cert_file"));
         assert!(
-            refused(serde_json::json!({"push": {"tls_client_ca_file": "a"}})).starts_with("push.tls_client_ca_file")
+            refused(serde_json::json!({"push": {"tls_client_ca_file": "a", "nodes": [{"identity": "n"}]}}))
+                .starts_with("push.tls_client_ca_file")
         );
+    }
+
+    #[test]
+    fn mutual_tls_needs_a_list_of_nodes_and_the_list_needs_mutual_tls() {
+        let tls = |nodes: serde_json::Value| serde_json::json!({"push": {"tls_cert_file": "c", "tls_key_file": "k", "tls_client_ca_file": "a", "nodes": nodes}});
+        for nodes in [
+            serde_json::json!([]),
+            serde_json::json!([{"identity": ""}]),
+            serde_json::json!([{"identity": "n", "roles": []}]),
+        ] {
+            assert!(refused(tls(nodes.clone())).starts_with("push.nodes"), "{nodes}");
+        }
+        settings(tls(serde_json::json!([{"identity": "n", "roles": ["deliver"]}]))).validate().unwrap();
+        let clear = serde_json::json!({"push": {"nodes": [{"identity": "n"}]}});
+        assert!(refused(clear).starts_with("push.nodes"));
     }
 
     #[test]

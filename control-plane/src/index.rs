@@ -30,6 +30,7 @@ use rows::Collector;
 mod rows;
 mod settings;
 
+pub use rows::shown;
 pub use settings::{Policy, Settings};
 
 /// Values of records that are written together, in bytes; the last may exceed it. Some thousand attempts.

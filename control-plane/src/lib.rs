@@ -8,8 +8,9 @@
 //! * `expiry`: deletes secrets that have expired
 //! * [`index`]: attempts and dead letters from the log → the store
 //! * [`log`]: the log, which nothing but the index, payloads and replays waits for
+//! * [`ping`]: one attempt on demand, asked and answered through the log
 //! * [`replay`]: deliveries that are made again, and those that waited for their subscription
-//! * `ops`: probes
+//! * `ops`: probes · [`web`]: what anybody may read over HTTP
 //! * `config`: settings
 //!
 //! [`ControlPlane`] wires them. Any number of control planes may run over one store.
@@ -28,8 +29,10 @@ use hookwire_proto::v1::attempt_service_server::AttemptServiceServer;
 use hookwire_proto::v1::audit_service_server::AuditServiceServer;
 use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
+use hookwire_proto::v1::egress_service_server::EgressServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
 use hookwire_proto::v1::message_service_server::MessageServiceServer;
+use hookwire_proto::v1::node_service_server::NodeServiceServer;
 use hookwire_proto::v1::replay_service_server::ReplayServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
@@ -44,6 +47,7 @@ use tonic_health::ServingStatus;
 use crate::api::Api;
 use crate::config::Settings;
 use crate::index::Index;
+use crate::push::Push;
 use crate::replay::Replays;
 use crate::store::{Actor, NewApiKey, Store};
 
@@ -54,10 +58,12 @@ mod expiry;
 pub mod index;
 pub mod log;
 mod ops;
+pub mod ping;
 pub mod push;
 pub mod replay;
 pub mod signing_key;
 pub mod store;
+pub mod web;
 
 /// The services of the public API that are served here.
 const SERVICES: &[&str] = &[
@@ -70,6 +76,8 @@ const SERVICES: &[&str] = &[
     <AttemptServiceServer<Api> as NamedService>::NAME,
     <DeadLetterServiceServer<Api> as NamedService>::NAME,
     <AuditServiceServer<Api> as NamedService>::NAME,
+    <NodeServiceServer<Api> as NamedService>::NAME,
+    <EgressServiceServer<Api> as NamedService>::NAME,
     <ReplayServiceServer<Api> as NamedService>::NAME,
 ];
 
@@ -189,6 +197,9 @@ impl ControlPlane {
         let node_settings = node::Settings { layout: Some((&layout).into()) };
         let (log, opener) = log::Log::new(layout, open_log);
         let rows = store::Index::new(store.clone());
+        let push = Push::start(Arc::new(store.clone()), push::Settings::default(), node_settings, shutdown.clone())
+            .with_identities(settings.push.identities());
+        let record = tokio::spawn(push.keep_record(store.clone(), settings.push.forget_nodes_after));
         let system = |part: &str| store.by(Actor::system(part, part));
         let (health, health_service) = tonic_health::server::health_reporter();
         for &service in SERVICES {
@@ -210,8 +221,8 @@ impl ControlPlane {
             .add_service(reflection())
             .add_service(health_service.clone())
             .serve_with_incoming_shutdown(incoming(listeners.api), shutdown.clone().cancelled_owned());
-        let push = server(push_tls(&settings)?, "push.tls_cert_file")?
-            .add_service(push::service(store.clone(), node_settings, shutdown.clone()))
+        let push_server = server(push_tls(&settings)?, "push.tls_cert_file")?
+            .add_service(push.clone().into_server())
             .add_service(health_service)
             .serve_with_incoming_shutdown(incoming(listeners.push), shutdown.clone().cancelled_owned());
         // Probes answer until the very end.
@@ -219,12 +230,8 @@ impl ControlPlane {
         let log_closed = tokio::spawn(opener.run(stopped.clone()));
         // It leaves its group at once, so that another control plane goes on with its partitions.
         let late = replay::Late { log: log.clone(), store: system("replay") };
-        let replays = Replays {
-            log: log.clone(),
-            store: system("replay"),
-            index: rows.clone(),
-            owner: name::new_id('c'),
-        };
+        let replays =
+            Replays { log: log.clone(), store: system("replay"), index: rows.clone(), owner: name::new_id('c') };
         let replayed = tokio::spawn(replays.run(shutdown.child_token()));
         let index = Index { log, store: rows, settings: settings.index.clone(), observers: vec![Arc::new(late)] };
         let indexing = shutdown.child_token();
@@ -241,7 +248,7 @@ impl ControlPlane {
             tokio::time::sleep(settings.drain.timeout).await;
         };
         let served = tokio::select! {
-            served = async { tokio::try_join!(api, push) } => served.map(drop).map_err(serve_error),
+            served = async { tokio::try_join!(api, push_server) } => served.map(drop).map_err(serve_error),
             () = deadline => {
                 tracing::warn!("calls were still under way at the deadline");
                 Ok(())
@@ -251,6 +258,11 @@ impl ControlPlane {
         indexed.await.map_err(serve_error)?;
         replayed.await.map_err(serve_error)?;
         stopped.cancel();
+        record.abort();
+        let recorded = match record.await {
+            Err(error) if error.is_panic() => Err(serve_error(error)),
+            _ => Ok(()),
+        };
         let probed = ops.await.map_err(serve_error)?.map_err(serve_error);
         log_closed.await.map_err(serve_error)?;
         expiry.abort();
@@ -259,7 +271,7 @@ impl ControlPlane {
             _ => Ok(()),
         };
         store.close().await;
-        served.and(probed).and(tidied)
+        served.and(probed).and(recorded).and(tidied)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Probes: `/livez` says that the process answers, `/readyz` that it should get calls.
+//! Probes: `/livez` says that the process answers, `/readyz` that it should get calls. What [`web`] shows is beside them.
 
 use std::io;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
+use crate::web;
 
 /// A store that takes longer to answer is not there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,7 +33,8 @@ pub(crate) async fn serve(
     let routes = Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
-        .with_state(Probed { store, draining });
+        .with_state(Probed { store: store.clone(), draining })
+        .merge(web::routes(store));
     axum::serve(listener, routes).with_graceful_shutdown(stopped.cancelled_owned()).await
 }
 

@@ -198,12 +198,7 @@ impl Replays {
     }
 
     /// Appends what a step has found. All of it, or the step is made again.
-    async fn append(
-        &self,
-        log: &Arc<dyn hookwire_log::Log>,
-        run: &Run,
-        step: &Step,
-    ) -> Result<Vec<Appended>, Error> {
+    async fn append(&self, log: &Arc<dyn hookwire_log::Log>, run: &Run, step: &Step) -> Result<Vec<Appended>, Error> {
         if run.replay.dry_run {
             return Ok(Vec::new());
         }

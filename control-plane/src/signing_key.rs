@@ -141,6 +141,11 @@ pub fn public_text(public: &[u8]) -> String {
     format!("{PUBLIC_PREFIX}{}", STANDARD.encode(public))
 }
 
+/// The bytes of a public key as [`public_text`] shows it; `None` if it is none.
+pub fn public_bytes(text: &str) -> Option<[u8; ED25519_PUBLIC_KEY_LEN]> {
+    STANDARD.decode(text.strip_prefix(PUBLIC_PREFIX)?).ok()?.try_into().ok()
+}
+
 /// Decodes into memory that is wiped, also where it fails half-way.
 fn decode(base64: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut bytes = Zeroizing::new(vec![0; BUFFER_BYTES]);
@@ -166,6 +171,7 @@ mod tests {
             assert_eq!(key.algorithm(), Algorithm::Ed25519);
             assert_eq!(*key.text(), PAIR);
             assert_eq!(public_text(key.public().unwrap()), PUBLIC);
+            assert_eq!(public_bytes(PUBLIC).as_ref().map(<[u8; 32]>::as_slice), key.public());
             assert!(!format!("{key:?}").contains("6Xb"));
         }
     }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use hookwire_proto::role::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::retry::schedule::Schedule;
@@ -38,6 +39,9 @@ pub struct Node {
     /// What the node calls itself, 1 to 63 lower-case letters, digits and hyphens, different from every other's. Made up at
     /// start by default.
     pub id: String,
+    /// What it does: `publish` (takes messages), `dispatch` (makes deliveries of messages, and takes them back from the retry tiers), `deliver`
+    /// (makes attempts). All of it by default. Only a node that delivers needs master keys, and gets secrets.
+    pub roles: Vec<Role>,
     /// How long it may take to finish what it began when it is told to stop. 25 s by default.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -53,6 +57,7 @@ impl Default for Node {
     fn default() -> Self {
         Self {
             id: String::new(),
+            roles: Role::ALL.to_vec(),
             drain_timeout: Duration::from_secs(25),
             check_interval: Duration::from_secs(5),
             max_clock_skew: Duration::from_secs(2),
@@ -116,10 +121,18 @@ impl Node {
         if self.id.len() > 63 || !self.id.bytes().all(in_id) {
             return wrong("node.id", "must be 1 to 63 lower-case letters, digits and hyphens, or left out");
         }
+        if self.roles.is_empty() {
+            return wrong("node.roles", "must name at least one of \"publish\", \"dispatch\" and \"deliver\"");
+        }
         if self.check_interval < Duration::from_millis(100) {
             return wrong("node.check_interval", "must be at least \"100ms\"");
         }
         Ok(())
+    }
+
+    /// Whether it does this.
+    pub fn does(&self, role: Role) -> bool {
+        self.roles.contains(&role)
     }
 
     /// The id that is set, or one that is made up: the host's name for people, and something random.

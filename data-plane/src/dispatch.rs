@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::snapshot::Subscription;
 use crate::cache::{Config, Snapshot};
+use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::stage::{self, InvalidSetting, from_ms, next, quarantine_reason, to_ms};
 use crate::{attempts, retry};
@@ -82,6 +83,7 @@ pub async fn run(
     settings: Settings,
     schedule: Schedule,
     attempts: attempts::Sender,
+    owned: Owned,
     shutdown: CancellationToken,
 ) -> Result<(), stage::Error> {
     if !stage::configured(&config, &shutdown).await {
@@ -90,7 +92,8 @@ pub async fn run(
     let dispatch = Arc::new(Dispatch { log: log.clone(), config, settings, schedule, attempts });
     let options = ConsumerOptions::default();
     stage::run("dispatch", &log, &[Topic::Messages], options, &shutdown, |partition| {
-        Worker::new(dispatch.clone(), partition.finisher()).run(partition)
+        let worker = Worker::new(dispatch.clone(), partition.finisher());
+        owned.hold(&log, &partition).during(worker.run(partition))
     })
     .await
 }

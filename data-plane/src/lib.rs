@@ -14,6 +14,7 @@
 //! * [`deliver`]: lanes decide whether and when; then an attempt, one HTTP request, which [`sign`] signs
 //! * [`outcome`], [`retry`]: what comes of it, and when there is another; [`attempts`]: its record
 //! * [`stage`]: a stage is a task for each partition that its consumer group gives it
+//! * [`owned`]: which partitions those are, for the control plane
 //! * [`trace`]: `traceparent` from the publish call to the request
 //! * [`error`]: what callers are told
 //! * [`ops`]: `/livez` and `/readyz`
@@ -42,6 +43,7 @@ pub mod dispatch;
 pub mod error;
 pub mod ops;
 pub mod outcome;
+pub mod owned;
 mod parts;
 pub mod publish;
 pub mod retry;
@@ -57,8 +59,10 @@ pub use hookwire_log::OpenLog;
 
 use cache::Config;
 use cache::watch::Watch;
+use config::Role;
 use deliver::{Attempter, Deliver};
 use ops::Readiness;
+use owned::Owned;
 use parts::Parts;
 use publish::Publish;
 
@@ -100,8 +104,8 @@ pub enum Error {
 pub struct Node {
     /// Its settings.
     pub settings: Settings,
-    /// What opens secrets.
-    pub master_keys: Arc<MasterKeys>,
+    /// What opens secrets. Needed by nodes that deliver, and by no others.
+    pub master_keys: Option<Arc<MasterKeys>>,
     /// What opens the log, with the layout that the control plane told.
     pub open_log: OpenLog,
     /// Where it is reached.
@@ -120,9 +124,18 @@ impl Node {
         let Self { settings, master_keys, open_log, listeners, on_ready } = self;
         settings.validate().map_err(Error::Setting)?;
         let tls = server::tls(&settings.listen).map_err(setting)?;
-        let attempter = Attempter::new(&settings.deliver, master_keys).map_err(setting)?;
-        let id = settings.node.id();
+        let delivers = settings.node.does(Role::Deliver);
+        let attempter = match master_keys.filter(|_| delivers) {
+            Some(master_keys) => {
+                settings.deliver.check_bind().map_err(setting)?;
+                Some(Attempter::new(&settings.deliver, master_keys).map_err(setting)?)
+            }
+            None if delivers => return Err(Error::Setting("secrets: a node that delivers needs master keys".into())),
+            None => None,
+        };
+        let (id, owned) = (settings.node.id(), Owned::default());
         let watch = Watch::new(settings.control_plane.clone(), id.clone()).map_err(setting)?;
+        let watch = watch.telling(&settings.node.roles, settings.deliver.egress_addresses(), owned.clone());
         let (config, layout) = (watch.config(), watch.layout());
         let readiness = Readiness::new(config.clone(), shutdown.clone(), settings.node.max_clock_skew);
 
@@ -139,32 +152,46 @@ impl Node {
         };
 
         let (attempts, collector) = attempts::collector(log.clone());
-        let publish = Publish::new(config.clone(), log.clone(), settings.publish, shutdown.clone());
-        let dispatch = dispatch::run(
-            log.clone(),
-            config.clone(),
-            settings.dispatch,
-            settings.retry.clone(),
-            attempts.clone(),
-            shutdown.clone(),
-        );
-        let deliver = Deliver {
-            log: log.clone(),
-            config: config.clone(),
-            lanes: settings.lanes,
-            concurrency: settings.deliver.max_concurrency,
-            schedule: settings.retry,
-            attempts,
-            attempter: Arc::new(attempter),
-            node: id,
-        };
         let mut stages = Parts::default();
-        stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
-        stages.spawn("dispatch", dispatch);
-        stages.spawn("deliver", deliver::run(deliver, shutdown.clone()));
-        stages.spawn("retry", retry::run(log.clone(), shutdown.clone()));
-        // Ends with those who record attempts.
-        stages.spawn_endless("the collector of attempts", collector);
+        if settings.node.does(Role::Publish) {
+            let publish = Publish::new(config.clone(), log.clone(), settings.publish, shutdown.clone());
+            stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
+        } else {
+            // Who connects is refused, and not kept waiting.
+            drop(listeners.publish);
+        }
+        if settings.node.does(Role::Dispatch) {
+            let dispatch = dispatch::run(
+                log.clone(),
+                config.clone(),
+                settings.dispatch,
+                settings.retry.clone(),
+                attempts.clone(),
+                owned.clone(),
+                shutdown.clone(),
+            );
+            stages.spawn("dispatch", dispatch);
+            stages.spawn("retry", retry::run(log.clone(), owned.clone(), shutdown.clone()));
+        }
+        if let Some(attempter) = attempter {
+            let deliver = Deliver {
+                log: log.clone(),
+                config: config.clone(),
+                lanes: settings.lanes,
+                concurrency: settings.deliver.max_concurrency,
+                schedule: settings.retry,
+                attempts: attempts.clone(),
+                attempter: Arc::new(attempter),
+                node: id,
+                owned,
+            };
+            stages.spawn("deliver", deliver::run(deliver, shutdown.clone()));
+        }
+        drop(attempts);
+        if delivers || settings.node.does(Role::Dispatch) {
+            // Ends with those who record attempts.
+            stages.spawn_endless("the collector of attempts", collector);
+        }
 
         let checks = readiness.clone().keep_checking(log.clone(), settings.node.check_interval);
         support.spawn_endless("the check of the log", end.clone().run_until_cancelled_owned(checks));

@@ -61,11 +61,12 @@ pub fn decide(
     if at_ms > deadline_ms { Outcome::Dead(DeadReason::Expired) } else { Outcome::Retry { at_ms } }
 }
 
-/// Whether an attempt is a sign that the recipient has too much to do, so that its lane slows down.
+/// Whether an attempt is a sign that the recipient, or who gives out its tokens, has too much to do, so that its lane slows
+/// down.
 pub fn slows_down(finished: &Finished) -> bool {
     match &finished.result {
         Ok(Answer { status, .. }) => matches!(status, 429 | 502 | 503 | 504),
-        Err(failure) => failure.error == AttemptError::Timeout,
+        Err(failure) => matches!(failure.error, AttemptError::Timeout | AttemptError::Token),
     }
 }
 
@@ -130,8 +131,8 @@ mod tests {
 
     #[test]
     fn every_failure_without_an_answer_is_tried_again() {
-        use AttemptError::{Broken, Connect, Dns, Egress, Protocol, Request, Timeout, Tls};
-        for error in [Dns, Egress, Connect, Tls, Timeout, Broken, Protocol, Request] {
+        use AttemptError::{Broken, Connect, Dns, Egress, Protocol, Request, Timeout, Tls, Token};
+        for error in [Dns, Egress, Connect, Tls, Timeout, Broken, Protocol, Request, Token] {
             assert_eq!(first(&failed(error)), Outcome::Retry { at_ms: NOW_MS + 5000 }, "{error:?}");
         }
     }
@@ -142,9 +143,9 @@ mod tests {
             let expected = [429, 502, 503, 504].contains(&status);
             assert_eq!(slows_down(&answered(status, None)), expected, "{status}");
         }
-        use AttemptError::{Broken, Connect, Dns, Egress, Protocol, Request, Timeout, Tls};
-        for error in [Dns, Egress, Connect, Tls, Timeout, Broken, Protocol, Request] {
-            assert_eq!(slows_down(&failed(error)), error == Timeout, "{error:?}");
+        use AttemptError::{Broken, Connect, Dns, Egress, Protocol, Request, Timeout, Tls, Token};
+        for error in [Dns, Egress, Connect, Tls, Timeout, Broken, Protocol, Request, Token] {
+            assert_eq!(slows_down(&failed(error)), [Timeout, Token].contains(&error), "{error:?}");
         }
     }
 

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Config, Snapshot};
 use crate::deliver::attempt::{Answer, Attempt, Failure, Finished, RetryAfter};
 use crate::deliver::{self, Attempts, Deliver, lanes};
+use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::{attempts, dispatch, retry};
 
@@ -314,7 +315,7 @@ impl World {
     pub fn dispatch_with(&self, settings: dispatch::Settings) -> Running {
         let (log, config, schedule) = (self.log.clone(), self.config.clone(), self.schedule.clone());
         let attempts = self.attempts.clone();
-        run(|shutdown| dispatch::run(log, config, settings, schedule, attempts, shutdown))
+        run(|shutdown| dispatch::run(log, config, settings, schedule, attempts, Owned::default(), shutdown))
     }
 
     pub fn deliver(&self, recipients: &Arc<Recipients>) -> Running {
@@ -327,13 +328,14 @@ impl World {
             attempts: self.attempts.clone(),
             attempter: recipients.clone(),
             node: "node".into(),
+            owned: Owned::default(),
         };
         run(|shutdown| deliver::run(deliver, shutdown))
     }
 
     pub fn retry(&self) -> Running {
         let log = self.log.clone();
-        run(|shutdown| retry::run(log, shutdown))
+        run(|shutdown| retry::run(log, Owned::default(), shutdown))
     }
 
     pub async fn publish(&self, message: MessageRecord) -> Appended {

@@ -589,7 +589,7 @@ async fn what_an_operator_allows_on_a_laptop_works_with_the_systems_resolver() {
     let to_localhost = sender.to(&format!("http://localhost:{port}/"));
     let allow = ["127.0.0.0/8", "::1/128"].map(|range| range.parse().unwrap()).to_vec();
     let mut settings = sender.settings.clone();
-    settings.egress = Egress { allow, allow_http: true, refuse_ports: vec![] };
+    settings.egress = Egress { allow, allow_http: true, ..Egress::default() };
     let attempter = Attempter::new(&settings, sender.keys.clone()).unwrap();
     assert_eq!(answer(&attempter.attempt(to_localhost.clone()).await).status, 200);
 
@@ -603,6 +603,41 @@ async fn what_an_operator_allows_on_a_laptop_works_with_the_systems_resolver() {
     assert_eq!(failure(&finished).error, AttemptError::Egress);
     assert!(failure(&finished).detail.contains("localhost"), "{}", failure(&finished).detail);
     server.abort();
+}
+
+#[tokio::test]
+async fn requests_come_from_the_bound_addresses_in_turn_and_from_no_other() {
+    let bound = ["127.0.0.2", "127.0.0.3"].map(|address| address.parse::<IpAddr>().unwrap());
+    let sender = Sender::with(Names::loopback(), |settings| settings.egress.bind = bound.to_vec());
+    let receiver = sender.answering(OK).await;
+    for _ in 0..6 {
+        assert_eq!(answer(&sender.attempt(&receiver).await).status, 200);
+    }
+    let sources: Vec<_> = receiver.arrived().iter().map(|arrived| arrived.source).collect();
+    assert_eq!(sources, bound.repeat(3));
+
+    // A recipient that has no address of their family is not reached, rather than reached from another address.
+    let sender = Sender::with(Names::new(&[&["::1"]]), |settings| {
+        settings.egress.allow.push("::1/128".parse().unwrap());
+        settings.egress.bind = bound.to_vec();
+    });
+    let finished = sender.attempt(&receiver).await;
+    assert_eq!(failure(&finished).error, AttemptError::Connect, "{:?}", finished.result);
+}
+
+#[tokio::test]
+async fn with_addresses_of_both_families_the_one_that_fits_is_taken() {
+    let bound = ["::1", "127.0.0.2", "127.0.0.3"].map(|address| address.parse::<IpAddr>().unwrap());
+    let sender = Sender::with(Names::loopback(), |settings| {
+        settings.egress.allow.push("::1/128".parse().unwrap());
+        settings.egress.bind = bound.to_vec();
+    });
+    let receiver = sender.answering(OK).await;
+    for _ in 0..6 {
+        assert_eq!(answer(&sender.attempt(&receiver).await).status, 200);
+    }
+    let sources: std::collections::BTreeSet<_> = receiver.arrived().iter().map(|arrived| arrived.source).collect();
+    assert_eq!(sources, bound[1..].iter().copied().collect());
 }
 
 #[test]

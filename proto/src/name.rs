@@ -67,6 +67,19 @@ pub fn check_event_type(event_type: &str) -> Result<(), Error> {
     if valid { Ok(()) } else { Err(Error::Id { rule: EVENT_TYPE_RULE }) }
 }
 
+/// What node ids must be, for people.
+pub const NODE_ID_RULE: &str = "1 to 63 lower-case letters, digits and hyphens";
+
+/// Checks a node's id against [`NODE_ID_RULE`].
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_node_id(id: &str) -> Result<(), Error> {
+    let in_id = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let valid = (1..=63).contains(&id.len()) && id.bytes().all(in_id);
+    if valid { Ok(()) } else { Err(Error::Id { rule: NODE_ID_RULE }) }
+}
+
 /// Checks an attempt's id: `att_` and 32 hexadecimal digits.
 ///
 /// # Errors
@@ -226,6 +239,10 @@ resource!(
 resource!(
     /// `auditEntries/{audit_entry}`
     AuditEntry, "auditEntries/{audit_entry}", check_id, ["auditEntries" audit_entry]
+);
+resource!(
+    /// `nodes/{node}`
+    Node, "nodes/{node}", check_node_id, ["nodes" node]
 );
 
 /// What the text of a symmetric signing secret begins with (Standard Webhooks).

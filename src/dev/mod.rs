@@ -70,7 +70,7 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
     let deadline = settings.node.drain_timeout + 2 * DRAIN_TIMEOUT;
     let node = Node {
         settings: node_settings,
-        master_keys,
+        master_keys: Some(master_keys),
         open_log,
         listeners: hookwire_data_plane::Listeners { publish: ports.publish, ops: ports.data_plane_ops },
         on_ready: {

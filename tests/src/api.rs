@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
+use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
+use hookwire_proto::v1::egress_service_client::EgressServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
+use hookwire_proto::v1::node_service_client::NodeServiceClient;
 use hookwire_proto::v1::publish_service_client::PublishServiceClient;
 use hookwire_proto::v1::replay_service_client::ReplayServiceClient;
 use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
@@ -74,7 +77,8 @@ impl Api {
         Ok(Self { channel: self.channel.clone(), key: Key(key) })
     }
 
-    fn connection(&self) -> Connection {
+    /// The connection, for a client of any service.
+    pub fn connection(&self) -> Connection {
         InterceptedService::new(self.channel.clone(), self.key.clone())
     }
 
@@ -96,6 +100,21 @@ impl Api {
     /// `ApiKeyService`.
     pub fn api_keys(&self) -> ApiKeyServiceClient<Connection> {
         ApiKeyServiceClient::new(self.connection())
+    }
+
+    /// `NodeService`.
+    pub fn nodes(&self) -> NodeServiceClient<Connection> {
+        NodeServiceClient::new(self.connection())
+    }
+
+    /// `EgressService`.
+    pub fn egress(&self) -> EgressServiceClient<Connection> {
+        EgressServiceClient::new(self.connection())
+    }
+
+    /// `AttemptService`.
+    pub fn attempts(&self) -> AttemptServiceClient<Connection> {
+        AttemptServiceClient::new(self.connection())
     }
 
     /// `ReplayService`.

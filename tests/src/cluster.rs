@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use hookwire_log::embedded::{self, EmbeddedLog};
 use hookwire_log::kafka::{self, KafkaLog};
 use hookwire_log::{Layout, Log};
+use hookwire_proto::role::Role;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,6 +21,9 @@ use crate::machine::{Servers, free_ports, hookwire};
 use crate::process::Process;
 use crate::receiver::Receiver;
 use crate::{say, wait_until};
+use files::Files;
+
+mod files;
 
 /// How long a process may take until it is ready: a debug build on a machine that does other things too.
 const START: Duration = Duration::from_secs(60);
@@ -43,6 +47,8 @@ pub struct Options {
     pub control_planes: usize,
     /// Data-plane nodes, in production.
     pub nodes: usize,
+    /// What each of them does, as far as this goes; the others do everything.
+    pub roles: Vec<Vec<Role>>,
     /// Settings as `section.field` and value, as `--set` takes them: of the processes that have them.
     pub settings: Vec<(&'static str, String)>,
     /// Other servers than those that `scripts/test` started.
@@ -53,7 +59,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { control_planes: 1, nodes: 1, settings: Vec::new(), servers: None, layout: Layout::default() }
+        Self {
+            control_planes: 1,
+            nodes: 1,
+            roles: Vec::new(),
+            settings: Vec::new(),
+            servers: None,
+            layout: Layout::default(),
+        }
     }
 }
 
@@ -152,6 +165,8 @@ pub struct Cluster {
     kafka: kafka::Settings,
     /// Where publishing is reached when there is no node of its own.
     publish_url: String,
+    /// URL of production's database.
+    database: Option<String>,
     /// Where files of this test lie.
     pub directory: TempDir,
 }
@@ -208,6 +223,7 @@ impl Cluster {
             layout: options.layout.clone(),
             kafka: kafka::Settings::default(),
             publish_url: url(port + 1),
+            database: None,
             directory,
         })
     }
@@ -225,7 +241,9 @@ impl Cluster {
         let database = servers.create_database(&prefix.replace('-', "_"))?;
         let callers = Authority::new("callers", path)?;
         let planes = Authority::new("planes", path)?;
-        let files = Files { path, servers, planes: &planes, callers: &callers, recipients };
+        let roles = |index: usize| options.roles.get(index).cloned().unwrap_or_else(|| Role::ALL.to_vec());
+        let listed = (0..options.nodes).map(|index| (format!("node-{}", index + 1), roles(index))).collect();
+        let files = Files { path, servers, planes: &planes, callers: &callers, recipients, nodes: listed };
         let admin_key = files.admin_key()?;
         let control_ports: Vec<u16> = (0..options.control_planes).map(|_| free_ports(3)).collect();
 
@@ -245,13 +263,12 @@ impl Cluster {
         }
         let endpoints: Vec<String> = control_ports.iter().map(|port| https(port + 1)).collect();
         let mut nodes = Vec::new();
-        for index in 0..options.nodes {
-            let name = format!("node-{}", index + 1);
+        for (name, roles) in &files.nodes {
             let port = free_ports(2);
-            let file = files.node(&name, port, &endpoints)?;
+            let file = files.node(name, roles, port, &endpoints)?;
             let sets = options.of_plane(&["retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry"]);
             let arguments = [vec!["data-plane".into(), "--config".into(), text(&file)], sets].concat();
-            let process = Process::new(&name, &hookwire()?, &arguments, path);
+            let process = Process::new(name, &hookwire()?, &arguments, path);
             nodes.push(Member { process, url: https(port), ops: format!("http://127.0.0.1:{}", port + 1) });
         }
         // One control plane first: it migrates the empty database.
@@ -275,6 +292,7 @@ impl Cluster {
             layout: Layout { prefix, ..options.layout.clone() },
             kafka: servers.kafka_settings(),
             publish_url,
+            database: Some(database),
             directory,
         })
     }
@@ -329,6 +347,20 @@ impl Cluster {
         })
     }
 
+    /// Everything that is in production's database, as `pg_dump` writes it. Embedded, the database is a file below
+    /// [`directory`](Self::directory).
+    ///
+    /// # Errors
+    /// What `pg_dump` says.
+    pub fn dump(&self) -> Result<Option<Vec<u8>>> {
+        let Some(database) = &self.database else { return Ok(None) };
+        let output = Command::new("pg_dump").arg(database).output()?;
+        if !output.status.success() {
+            bail!("cannot dump the database: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(Some(output.stdout))
+    }
+
     /// Every process, whichever plane.
     pub fn members(&mut self) -> impl Iterator<Item = &mut Member> {
         self.control_planes.iter_mut().chain(&mut self.nodes)
@@ -372,132 +404,6 @@ pub fn run(arguments: &[String]) -> Result<String> {
         bail!("hookwire {} ended with {}:\n{out}{err}", arguments.join(" "), output.status);
     }
     Ok(String::from_utf8(output.stdout)?)
-}
-
-/// The configuration files of a production cluster.
-struct Files<'a> {
-    path: &'a Path,
-    servers: &'a Servers,
-    planes: &'a Authority,
-    callers: &'a Authority,
-    recipients: &'a Authority,
-}
-
-impl Files<'_> {
-    fn control_plane(&self, name: &str, port: u16, database: &str, prefix: &str) -> Result<PathBuf> {
-        let (api, push) = (self.callers.issue(&format!("{name}-api"))?, self.planes.issue(&format!("{name}-push"))?);
-        let toml = format!(
-            r#"
-{secrets}
-[api]
-listen = "127.0.0.1:{port}"
-tls_cert_file = {:?}
-tls_key_file = {:?}
-bootstrap_admin_key_file = {:?}
-
-[push]
-listen = "127.0.0.1:{}"
-tls_cert_file = {:?}
-tls_key_file = {:?}
-tls_client_ca_file = {:?}
-
-[ops]
-listen = "127.0.0.1:{}"
-
-[egress]
-allow = ["127.0.0.0/8", "::1/128"]
-
-[store]
-url = {database:?}
-
-[log]
-prefix = "{prefix}"
-
-{kafka}
-"#,
-            api.certificate,
-            api.key,
-            self.path.join(ADMIN_KEY_FILE),
-            port + 1,
-            push.certificate,
-            push.key,
-            self.planes.certificate,
-            port + 2,
-            secrets = self.secrets()?,
-            kafka = self.kafka()?,
-        );
-        self.write(name, &toml)
-    }
-
-    fn node(&self, name: &str, port: u16, endpoints: &[String]) -> Result<PathBuf> {
-        let (publish, plane) = (self.callers.issue(name)?, self.planes.issue(&format!("{name}-plane"))?);
-        let toml = format!(
-            r#"
-{secrets}
-[node]
-id = "{name}"
-
-[listen]
-publish = "127.0.0.1:{port}"
-ops = "127.0.0.1:{}"
-cert_file = {:?}
-key_file = {:?}
-
-[control_plane]
-endpoints = {endpoints:?}
-ca_file = {:?}
-cert_file = {:?}
-key_file = {:?}
-
-[deliver]
-ca_file = {:?}
-egress.allow = ["127.0.0.0/8", "::1/128"]
-
-{kafka}
-"#,
-            port + 1,
-            publish.certificate,
-            publish.key,
-            self.planes.certificate,
-            plane.certificate,
-            plane.key,
-            self.recipients.certificate,
-            secrets = self.secrets()?,
-            kafka = self.kafka()?,
-        );
-        self.write(name, &toml)
-    }
-
-    fn secrets(&self) -> Result<String> {
-        use base64::Engine as _;
-        let file = self.path.join("master-key");
-        if !file.exists() {
-            std::fs::write(&file, base64::prelude::BASE64_STANDARD.encode(rand::random::<[u8; 32]>()))?;
-        }
-        Ok(format!("[secrets]\nmaster_key_file = {file:?}\n"))
-    }
-
-    fn kafka(&self) -> Result<String> {
-        let password = self.path.join("kafka-password");
-        std::fs::write(&password, "secret\n")?;
-        Ok(format!(
-            "[kafka]\nbrokers = [{:?}]\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
-            self.servers.kafka, self.servers.kafka_ca,
-        ))
-    }
-
-    /// Makes the key that is to be there from the start.
-    fn admin_key(&self) -> Result<String> {
-        let key = format!("hwk_{}", uuid::Uuid::new_v4().simple().to_string().repeat(2));
-        std::fs::write(self.path.join(ADMIN_KEY_FILE), &key)?;
-        Ok(key)
-    }
-
-    fn write(&self, name: &str, toml: &str) -> Result<PathBuf> {
-        let file = self.path.join(format!("{name}.toml"));
-        std::fs::write(&file, toml)?;
-        Ok(file)
-    }
 }
 
 /// Whether somebody listens at an address `host:port`.

@@ -8,6 +8,7 @@
 //! * [`receiver`]: recipients over HTTPS, scripted by path; every arrival is kept in a file
 //! * [`verifier`]: other people's code that judges what arrived
 //! * [`certificates`]: authorities and certificates made for one test
+//! * [`scan`]: looks for secrets in what was kept
 //! * [`machine`]: what this machine has: tools, Kafka, PostgreSQL, free ports
 #![allow(clippy::print_stderr, reason = "a failed test shows what the processes wrote")]
 
@@ -18,6 +19,7 @@ pub mod machine;
 pub mod process;
 pub mod publisher;
 pub mod receiver;
+pub mod scan;
 pub mod verifier;
 
 use std::io::Write as _;

@@ -158,6 +158,69 @@ impl Drop for Kafka {
     }
 }
 
+/// A PostgreSQL of one test's own, which it may stop; wiped when it is dropped.
+pub struct Postgres {
+    directory: PathBuf,
+    port: u16,
+}
+
+impl Postgres {
+    /// Starts one. Its files lie where the user that it runs as can get.
+    ///
+    /// # Errors
+    /// What `scripts/postgres` says.
+    pub fn start() -> Result<Self> {
+        let port = free_ports(1);
+        let postgres = Self { directory: env::temp_dir().join(format!("hookwire-postgres-{port}")), port };
+        postgres.restart()?;
+        Ok(postgres)
+    }
+
+    /// Ends it; whoever is connected is thrown out.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&self) -> Result<()> {
+        self.script("stop")
+    }
+
+    /// Starts it again and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub fn restart(&self) -> Result<()> {
+        self.script("start")
+    }
+
+    /// These servers, with this PostgreSQL in the place of theirs.
+    pub fn instead(&self, servers: Servers) -> Servers {
+        Servers {
+            postgres: format!("postgresql://postgres:secret@127.0.0.1:{}/postgres", self.port),
+            postgres_ca: self.directory.join("tls/ca.pem"),
+            ..servers
+        }
+    }
+
+    fn script(&self, argument: &str) -> Result<()> {
+        let output = Command::new(root().join("scripts/postgres"))
+            .arg(argument)
+            .env("PG_DIR", &self.directory)
+            .env("PG_PORT", self.port.to_string())
+            .output()?;
+        if !output.status.success() {
+            bail!("scripts/postgres {argument}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // As for Kafka.
+        drop(self.script("wipe"));
+    }
+}
+
 /// The first of `count` ports of the loopback, one after another, where nobody listens; given out once. Below the ports
 /// of outgoing connections, so that none of those takes one while the process that had it is being restarted.
 ///

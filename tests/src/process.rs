@@ -1,13 +1,14 @@
 //! One process of the binary under test, which can be killed and started again, always the same way.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// A process, ended when it is dropped. Its output goes to a file, which is shown when a test fails.
+/// A process, ended when it is dropped. Its log and what it prints go to files, which are shown when a test fails.
 pub struct Process {
     /// What it is called in messages.
     pub name: String,
@@ -15,11 +16,12 @@ pub struct Process {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     log: PathBuf,
+    printed: PathBuf,
     child: Option<Child>,
 }
 
 impl Process {
-    /// Describes a process, without starting it. Its log file lies in `directory`.
+    /// Describes a process, without starting it. In `directory` lie its log, `{name}.log`, and what it prints, `{name}.out`.
     pub fn new(name: &str, program: &Path, arguments: &[String], directory: &Path) -> Self {
         Self {
             name: name.to_owned(),
@@ -27,6 +29,7 @@ impl Process {
             arguments: arguments.to_vec(),
             environment: Vec::new(),
             log: directory.join(format!("{name}.log")),
+            printed: directory.join(format!("{name}.out")),
             child: None,
         }
     }
@@ -46,13 +49,13 @@ impl Process {
         if self.child.is_some() {
             bail!("{} runs already", self.name);
         }
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let open = |file: &Path| OpenOptions::new().create(true).append(true).open(file);
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(File::try_clone(&log)?)
-            .stderr(log)
+            .stdout(open(&self.printed)?)
+            .stderr(open(&self.log)?)
             .spawn()
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
@@ -127,9 +130,49 @@ impl Process {
         self.child.is_some()
     }
 
+    /// What is in its memory that it may write to, each run of pages that are not empty in one piece. `None` where the system
+    /// has no `/proc`, or lets nobody look.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn memory(&self) -> Result<Option<Vec<Vec<u8>>>> {
+        const PAGE_BYTES: usize = 4096;
+        let id = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?.id();
+        let (maps, memory) = (fs::read_to_string(format!("/proc/{id}/maps")), File::open(format!("/proc/{id}/mem")));
+        let (maps, mut memory) = match (maps, memory) {
+            (Ok(maps), Ok(memory)) => (maps, memory),
+            (Err(error), _) | (_, Err(error))
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) =>
+            {
+                return Ok(None);
+            }
+            (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+        };
+        let mut runs = vec![Vec::new()];
+        for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+            let (from, rest) = line.split_once('-').context("a range has two ends")?;
+            let to = rest.split_once(' ').context("a range has an end")?.0;
+            let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
+            for page in (from..to).step_by(PAGE_BYTES) {
+                let mut bytes = [0; PAGE_BYTES];
+                memory.seek(SeekFrom::Start(page))?;
+                // What was mapped a moment ago need not be now.
+                let is_used = memory.read_exact(&mut bytes).is_ok() && bytes.iter().any(|byte| *byte != 0);
+                match runs.last_mut() {
+                    Some(run) if is_used => run.extend_from_slice(&bytes),
+                    Some(run) if run.is_empty() => {}
+                    _ => runs.push(Vec::new()),
+                }
+            }
+            runs.push(Vec::new());
+        }
+        Ok(Some(runs))
+    }
+
     /// All that it has written in all of its lives.
     pub fn output(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        let text = |file: &Path| fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        [&self.printed, &self.log].map(|file| text(file).unwrap_or_default()).concat()
     }
 
     fn tail(&self) -> String {

@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -42,6 +43,16 @@ pub enum Behaviour {
         /// How long it waits first.
         delay: Duration,
     },
+    /// Gives back the whole request: its body, then its headers, another one first each time; one of them in answering
+    /// headers that are kept, too.
+    Echo {
+        /// Status of the answer.
+        status: u16,
+        /// How what comes after the body is written.
+        form: Form,
+    },
+    /// Answers 200 with this JSON.
+    Json(String),
     /// Never answers.
     Hang,
     /// Closes the connection without an answer.
@@ -65,6 +76,21 @@ impl Behaviour {
     }
 }
 
+/// How a receiver writes down what it gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As it came, a header a line.
+    Plain,
+    /// JSON, the slash escaped.
+    Json,
+    /// All lines in base64.
+    Base64,
+    /// All lines in hexadecimal.
+    Hex,
+    /// All lines percent-encoded.
+    Percent,
+}
+
 /// One request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Arrival {
@@ -78,6 +104,8 @@ pub struct Arrival {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// The address that it came from.
+    pub source: IpAddr,
 }
 
 impl Arrival {
@@ -256,11 +284,11 @@ async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, shared: Arc<Shared
     let service = Router::new().fallback(arrive).with_state(Arc::clone(&shared));
     loop {
         // A connection that can't be accepted, when files are short, is not the end of the others.
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(service.clone()));
+        let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(service.clone().layer(Extension(from))));
         tokio::spawn(shared.ended.clone().run_until_cancelled_owned(async move {
             if let Ok(stream) = acceptor.accept(stream).await {
                 // A connection that breaks is the sender's matter: an attempt that it sees fail.
@@ -270,7 +298,11 @@ async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, shared: Arc<Shared
     }
 }
 
-async fn arrive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn arrive(
+    State(shared): State<Arc<Shared>>,
+    Extension(from): Extension<SocketAddr>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, 4 << 20).await else {
         return answer(StatusCode::BAD_REQUEST, &[]);
@@ -281,8 +313,14 @@ async fn arrive(State(shared): State<Arc<Shared>>, request: Request) -> Response
         method: parts.method.to_string(),
         headers: parts.headers,
         body,
+        source: from.ip(),
     };
-    match shared.record(arrival) {
+    match shared.record(&arrival) {
+        Behaviour::Echo { status, form } => echo(&arrival, status, form, shared.count(&arrival.path)),
+        Behaviour::Json(body) => {
+            let json = [("content-type", "application/json")];
+            (json, body).into_response()
+        }
         Behaviour::Answer { status, headers, delay } => {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
@@ -298,7 +336,12 @@ async fn arrive(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 impl Shared {
-    fn record(&self, arrival: Arrival) -> Behaviour {
+    /// How many have come to a path.
+    fn count(&self, path: &str) -> usize {
+        self.lock().arrivals.iter().filter(|arrival| arrival.path == path).count()
+    }
+
+    fn record(&self, arrival: &Arrival) -> Behaviour {
         let line = arrival.line();
         let mut state = self.lock();
         state.file.write_all(line.as_bytes()).expect("the file of arrivals can be written");
@@ -306,9 +349,32 @@ impl Shared {
             Some((first, then)) => first.pop_front().unwrap_or_else(|| then.clone()),
             None => Behaviour::status(200),
         };
-        state.arrivals.push(arrival);
+        state.arrivals.push(arrival.clone());
         behaviour
     }
+}
+
+fn echo(arrival: &Arrival, status: u16, form: Form, earlier: usize) -> Response {
+    let mut headers: Vec<(&str, &str)> =
+        arrival.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
+    let count = headers.len();
+    headers.rotate_left(earlier % count);
+    let first = headers[0].1.to_owned();
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let text = match form {
+        Form::Plain => lines,
+        Form::Json => serde_json::json!(headers).to_string().replace('/', "\\/"),
+        Form::Base64 => BASE64_STANDARD.encode(lines),
+        Form::Hex => hex::encode(lines),
+        Form::Percent => lines.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+    };
+    let body = [&arrival.body, text.as_bytes()].concat();
+    Response::builder()
+        .status(status)
+        .header("x-request-id", &first)
+        .header("x-correlation-id", BASE64_STANDARD.encode(format!("key={first}")))
+        .body(Body::from(body))
+        .expect("what came as a header can go back as one")
 }
 
 fn answer(status: StatusCode, headers: &[(&'static str, String)]) -> Response {

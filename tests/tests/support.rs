@@ -1,9 +1,13 @@
 //! The support itself: a receiver records and does as it is told, and the verifiers refuse what they should. What judges
 //! others must be seen to fail.
 
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hookwire_tests::certificates::Authority;
@@ -59,6 +63,36 @@ async fn the_verifiers_accept_what_is_right_and_refuse_what_is_not() -> Result<(
     let mut changed = good.clone();
     changed.body = r#"{"b":"ü"}"#.into();
     verifiers.refuse_signature(&changed, &right).await?;
+    Ok(())
+}
+
+/// The script that says whether everything passed, ended by a signal at its first look at the machine.
+#[test]
+fn a_run_of_all_tests_that_is_ended_has_not_passed() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let java = directory.path().join("java");
+    std::fs::write(&java, "#!/bin/sh\necho waits >&3\nexec sleep 600\n")?;
+    std::fs::set_permissions(&java, std::fs::Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH")?);
+    // Its group ends as one, as with Ctrl-C; the third descriptor says when.
+    let mut script = Command::new("bash")
+        .args(["-c", "exec 3>&2 2>/dev/null && exec bash scripts/test --tools"])
+        .current_dir(hookwire_tests::machine::root())
+        .env("PATH", path)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut waits = String::new();
+    BufReader::new(script.stderr.take().context("no stderr")?).read_line(&mut waits)?;
+    ensure!(waits == "waits\n", "{waits}");
+    let status = Command::new("kill").args(["-TERM", "--", &format!("-{}", script.id())]).status()?;
+    ensure!(status.success());
+    let output = script.wait_with_output()?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(!output.status.success(), "{}: {text}", output.status);
+    ensure!(text.contains("FAILED") && !text.contains("PASSED"), "{text}");
     Ok(())
 }
 

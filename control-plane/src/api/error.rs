@@ -44,6 +44,18 @@ pub enum Error {
     /// The log did not do it.
     #[error(transparent)]
     Log(#[from] hookwire_log::Error),
+    /// No node has told what came of a ping.
+    #[error(
+        "no node has told within {} s what came of the ping: none owns the subscription's partition yet, or they are behind; look \
+         whether data-plane nodes are ready, or try again with a longer timeout",
+        .wait.as_secs_f64()
+    )]
+    PingNotAnswered {
+        /// The subscription.
+        name: String,
+        /// How long was waited.
+        wait: Duration,
+    },
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -69,6 +81,7 @@ impl Error {
             Self::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             Self::IndexDisabled => (Code::FailedPrecondition, "INDEX_DISABLED"),
             Self::ShuttingDown => (Code::Unavailable, "NOT_READY"),
+            Self::PingNotAnswered { .. } => (Code::DeadlineExceeded, "PING_NOT_ANSWERED"),
             // Whatever it is, it is the operator's to mend, and nothing that the caller sent.
             Self::Log(_) => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::Store(error) => match error {
@@ -76,6 +89,7 @@ impl Error {
                 Store::AlreadyExists { .. } => (Code::AlreadyExists, "ALREADY_EXISTS"),
                 Store::EtagMismatch { .. } => (Code::Aborted, "ETAG_MISMATCH"),
                 Store::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
+                Store::AnswerLost => (Code::FailedPrecondition, "ANSWER_LOST"),
                 Store::EventTypesDeprecated { .. } => (Code::FailedPrecondition, "EVENT_TYPE_DEPRECATED"),
                 Store::HasChildren { .. } => (Code::FailedPrecondition, "HAS_CHILDREN"),
                 Store::EventTypesNotRegistered { .. } => (Code::FailedPrecondition, "EVENT_TYPE_NOT_REGISTERED"),
@@ -86,9 +100,11 @@ impl Error {
                 Store::TooManyReplays { .. } => (Code::FailedPrecondition, "TOO_MANY_REPLAYS"),
                 Store::SignsNoToken { .. } => (Code::FailedPrecondition, "SIGNS_NO_TOKEN"),
                 Store::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
-                Store::Setting { .. } | Store::MasterKeyMissing { .. } | Store::Corrupt { .. } | Store::Failed(_) => {
-                    (Code::Internal, "INTERNAL")
-                }
+                Store::Setting { .. }
+                | Store::NewerSchema { .. }
+                | Store::MasterKeyMissing { .. }
+                | Store::Corrupt { .. }
+                | Store::Failed(_) => (Code::Internal, "INTERNAL"),
             },
         }
     }
@@ -122,7 +138,8 @@ impl Error {
             Self::Store(Store::RequestIdReused) => {
                 details.set_bad_request(vec![FieldViolation::new("request_id", self.to_string())]);
             }
-            Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
+            Self::PingNotAnswered { name, .. }
+            | Self::Store(Store::NotFound { name } | Store::AlreadyExists { name }) => {
                 details.set_resource_info(resource_type(name), name, "", "");
             }
             Self::Store(Store::EtagMismatch { name, current }) => {
@@ -132,10 +149,13 @@ impl Error {
             Self::Store(Store::HasChildren { name } | Store::LastSecret { name } | Store::SignsNoToken { name }) => {
                 precondition(name)
             }
-            Self::Store(Store::ReplayEnded { name, .. } | Store::TooManyReplays { tenant: name, .. }) => precondition(name),
+            Self::Store(Store::ReplayEnded { name, .. } | Store::TooManyReplays { tenant: name, .. }) => {
+                precondition(name)
+            }
             Self::Store(Store::TooManySecrets { subscription, .. } | Store::NoSecret { subscription, .. }) => {
                 precondition(subscription);
             }
+            Self::Store(Store::AnswerLost) => precondition("request_id"),
             Self::IndexDisabled => precondition("index.policy"),
             Self::Log(_) | Self::ShuttingDown => {}
             Self::Store(
@@ -184,6 +204,8 @@ fn resource_type(name: &str) -> &'static str {
         "hookwire.dev/Subscription"
     } else if name::Secret::parse(name).is_ok() {
         "hookwire.dev/Secret"
+    } else if name::Node::parse(name).is_ok() {
+        "hookwire.dev/Node"
     } else if name::Message::parse(name).is_ok() {
         "hookwire.dev/Message"
     } else if name::Delivery::parse(name).is_ok() {

@@ -14,6 +14,9 @@ use super::validate::{Violations, field};
 use super::{Api, Error, mask, written};
 use crate::auth::Rpc;
 
+/// The first part of event types that nobody registers, `hookwire.ping` for one: recipients can tell who speaks.
+const RESERVED: &str = "hookwire";
+
 #[tonic::async_trait]
 impl EventTypeService for Api {
     async fn create_event_type(&self, request: Request<CreateEventTypeRequest>) -> Result<Response<EventType>, Status> {
@@ -22,6 +25,12 @@ impl EventTypeService for Api {
         let store = call.once(&mut violations, &request.request_id, &request);
         let parent = violations.check("parent", name::Tenant::parse(&request.parent));
         violations.check("event_type_id", name::check_event_type(&request.event_type_id));
+        if request.event_type_id.split('.').next() == Some(RESERVED) {
+            violations.add(
+                "event_type_id",
+                format!("begins with `{RESERVED}`, for what Hookwire itself has to say; choose another"),
+            );
+        }
         let new = request.event_type.unwrap_or_default();
         check(&mut violations, &new);
         let parent = violations.finish_with(parent)?;

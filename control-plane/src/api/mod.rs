@@ -15,8 +15,10 @@ use hookwire_proto::v1::attempt_service_server::AttemptServiceServer;
 use hookwire_proto::v1::audit_service_server::AuditServiceServer;
 use hookwire_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use hookwire_proto::v1::delivery_service_server::DeliveryServiceServer;
+use hookwire_proto::v1::egress_service_server::EgressServiceServer;
 use hookwire_proto::v1::event_type_service_server::EventTypeServiceServer;
 use hookwire_proto::v1::message_service_server::MessageServiceServer;
+use hookwire_proto::v1::node_service_server::NodeServiceServer;
 use hookwire_proto::v1::replay_service_server::ReplayServiceServer;
 use hookwire_proto::v1::subscription_service_server::SubscriptionServiceServer;
 use hookwire_proto::v1::tenant_service_server::TenantServiceServer;
@@ -38,6 +40,7 @@ mod attempt;
 mod audit;
 mod dead_letter;
 mod delivery;
+mod egress_addresses;
 mod error;
 mod event_type;
 pub mod filter;
@@ -45,7 +48,9 @@ mod indexed;
 mod mask;
 mod message;
 mod new_subscription;
+mod node;
 pub mod page;
+mod ping;
 mod replay;
 mod secret;
 mod settings;
@@ -62,6 +67,8 @@ pub const LOG_RETAINED_UNTIL_METADATA: &str = "hookwire-log-retained-until";
 
 /// The largest request that is read: a subscription with all that it may hold is far below it.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
+/// The same where a request may have 1,000 subscriptions.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the services share.
 #[derive(Debug, Clone)]
@@ -107,11 +114,13 @@ impl Api {
         Routes::default()
             .add_service(TenantServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(EventTypeServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
-            .add_service(SubscriptionServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(SubscriptionServiceServer::new(self.clone()).max_decoding_message_size(MAX_BATCH_BYTES))
             .add_service(MessageServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(DeliveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(AttemptServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(DeadLetterServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(NodeServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(EgressServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(AuditServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ReplayServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ApiKeyServiceServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES))

@@ -1,19 +1,25 @@
-//! What a new subscription must be. Pure, but for the id and the secret that it makes.
+//! What a subscription must be, a new one or one that changes, alone or one of many. Pure, but for the ids and secrets that it
+//! makes.
 
 use std::collections::HashSet;
 
 use hookwire_proto::egress::Policy;
 use hookwire_proto::name;
 use hookwire_proto::v1::secret::Algorithm;
-use hookwire_proto::v1::{CreateSubscriptionRequest, Secret, Subscription};
+use hookwire_proto::v1::{
+    BatchCreateSubscriptionsRequest, BatchUpdateSubscriptionsRequest, CreateSubscriptionRequest, Secret, Subscription,
+    UpdateSubscriptionRequest,
+};
 
 use super::validate::Violations;
-use super::{Error, settings};
+use super::{Error, mask, settings};
 use crate::signing_key::SigningKey;
-use crate::store::{Fields, NewSubscription};
+use crate::store::{Fields, NewSubscription, SubscriptionAt};
 
 const MAX_EVENT_TYPES: usize = 100;
 const MAX_CONCURRENCY: i32 = 1_000;
+/// How many are created or changed in one call, at most.
+const MAX_BATCH: usize = 1_000;
 
 /// Checks a request: every wrong field is told at once.
 ///
@@ -25,20 +31,135 @@ pub fn read(
     egress: &Policy,
 ) -> Result<(name::Subscription, NewSubscription), Error> {
     let parent = violations.check("parent", name::Tenant::parse(&request.parent));
-    let subscription = violations.id("subscription_id", request.subscription_id, 's');
+    let new = one(&mut violations, request, egress);
+    let (parent, (subscription, new)) = violations.finish_with(parent.zip(new))?;
+    Ok((name::Subscription { tenant: parent.tenant, subscription }, new))
+}
+
+/// Checks a request for many: every wrong field of all of them is told at once.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn read_batch(
+    mut violations: Violations,
+    request: BatchCreateSubscriptionsRequest,
+    egress: &Policy,
+) -> Result<(name::Tenant, Vec<(String, NewSubscription)>), Error> {
+    let parent = violations.check("parent", name::Tenant::parse(&request.parent));
+    let count = check_count(&mut violations, request.requests.len());
+    let (mut all, mut ids) = (Vec::with_capacity(count), HashSet::new());
+    for (at, one_request) in request.requests.into_iter().take(count).enumerate() {
+        let mut of_one = Violations::default();
+        if !one_request.parent.is_empty() && one_request.parent != request.parent {
+            of_one.add("parent", "must be that of the batch, or left out");
+        }
+        if !one_request.request_id.is_empty() {
+            of_one.add("request_id", "must be left out; the batch has one for all");
+        }
+        let new = one(&mut of_one, one_request, egress);
+        if new.as_ref().is_some_and(|(id, _)| !ids.insert(id.clone())) {
+            of_one.add("subscription_id", "is that of another in the batch; choose another");
+        }
+        let checked = of_one.finish_with(new);
+        all.extend(of_batch(&mut violations, at, checked)?);
+    }
+    Ok((violations.finish_with(parent)?, all))
+}
+
+/// Checks which subscriptions of `parent` a request is to change: their names and etags.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn read_updates(request: &BatchUpdateSubscriptionsRequest) -> Result<(name::Tenant, Vec<SubscriptionAt>), Error> {
+    let mut violations = Violations::default();
+    let parent = violations.check("parent", name::Tenant::parse(&request.parent));
+    let count = check_count(&mut violations, request.requests.len());
+    let (mut all, mut ids) = (Vec::with_capacity(count), HashSet::new());
+    for (at, update) in request.requests.iter().take(count).enumerate() {
+        let field = format!("requests[{at}].subscription.name");
+        let (name, etag) = update.subscription.as_ref().map_or(("", ""), |it| (it.name.as_str(), it.etag.as_str()));
+        let Some(name) = violations.check(&field, name::Subscription::parse(name)) else { continue };
+        if parent.as_ref().is_some_and(|parent| parent.tenant != name.tenant) {
+            violations.add(field, format!("must be a subscription of {}", request.parent));
+        } else if !ids.insert(name.subscription.clone()) {
+            violations.add(field, "is that of another in the batch; change it once");
+        } else {
+            all.push(SubscriptionAt { id: name.subscription, etag: etag.to_owned() });
+        }
+    }
+    Ok((violations.finish_with(parent)?, all))
+}
+
+/// What subscriptions come to with their updates, in the same order.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn change_all(
+    current: &[Subscription],
+    updates: &[UpdateSubscriptionRequest],
+    egress: &Policy,
+) -> Result<Vec<Fields>, Error> {
+    let mut violations = Violations::default();
+    let mut all = Vec::with_capacity(current.len());
+    for (at, (current, update)) in current.iter().zip(updates).enumerate() {
+        all.extend(of_batch(&mut violations, at, change(current, update, egress))?);
+    }
+    violations.finish_with(Some(all))
+}
+
+/// What a subscription comes to with an update.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn change(current: &Subscription, request: &UpdateSubscriptionRequest, egress: &Policy) -> Result<Fields, Error> {
+    let mut violations = Violations::default();
+    let update = request.subscription.clone().unwrap_or_default();
+    let next = mask::apply(&mut violations, current, &update, request.update_mask.as_ref());
+    if next.initial_secret.is_some() {
+        violations.add("subscription.initial_secret", "can't be changed; use CreateSecret or RotateSecret");
+    }
+    let fields = fields(&mut violations, next, Some(current), egress);
+    violations.finish_with(Some(fields))
+}
+
+/// How many of a batch are looked at.
+fn check_count(violations: &mut Violations, count: usize) -> usize {
+    if !(1..=MAX_BATCH).contains(&count) {
+        violations.add("requests", format!("must be 1 to {MAX_BATCH}"));
+        return 0;
+    }
+    count
+}
+
+/// One of a batch, or `None` and what is wrong with it.
+fn of_batch<T>(violations: &mut Violations, at: usize, checked: Result<T, Error>) -> Result<Option<T>, Error> {
+    match checked {
+        Ok(one) => Ok(Some(one)),
+        Err(Error::Invalid(wrong)) => {
+            violations.add_all(&format!("requests[{at}]"), wrong);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn one(
+    violations: &mut Violations,
+    request: CreateSubscriptionRequest,
+    egress: &Policy,
+) -> Option<(String, NewSubscription)> {
+    let id = violations.id("subscription_id", request.subscription_id, 's');
     let mut new = request.subscription.unwrap_or_else(|| {
         violations.add("subscription", "is required");
         Subscription::default()
     });
-    let secret = initial_secret(&mut violations, new.initial_secret.take().unwrap_or_default());
-    let fields = fields(&mut violations, new, None, egress);
-    let (parent, secret) = violations.finish_with(parent.zip(secret))?;
-    let new = NewSubscription { fields, secret_id: name::new_id('k'), secret };
-    Ok((name::Subscription { tenant: parent.tenant, subscription }, new))
+    let secret = initial_secret(violations, new.initial_secret.take().unwrap_or_default());
+    let fields = fields(violations, new, None, egress);
+    Some((id, NewSubscription { fields, secret_id: name::new_id('k'), secret: secret? }))
 }
 
 /// What people set of a subscription. `current` is what it was before an update: secrets may be left out that it has.
-pub(super) fn fields(
+fn fields(
     violations: &mut Violations,
     mut new: Subscription,
     current: Option<&Subscription>,

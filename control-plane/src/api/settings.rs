@@ -74,6 +74,9 @@ struct Reader<'a> {
     violations: &'a mut Violations,
     /// What there was before, with an update.
     current: Option<&'a Subscription>,
+    /// An update lets requests go to another origin: secrets that were meant for the one before are to be given anew, or who
+    /// may write a subscription could have them sent to themselves.
+    is_elsewhere: bool,
     /// Which field sets a header.
     headers: HashMap<String, String>,
     read: NewSettings,
@@ -81,7 +84,8 @@ struct Reader<'a> {
     is_known: bool,
 }
 
-/// Takes the settings and the pre-shared key out of a subscription. A secret may be left out where `current` has one.
+/// Takes the settings and the pre-shared key out of a subscription. A secret may be left out where `current` has one and
+/// sends it to the same origin.
 pub(super) fn read(
     violations: &mut Violations,
     new: &mut Subscription,
@@ -89,7 +93,8 @@ pub(super) fn read(
     egress: &Policy,
 ) -> (NewSettings, Option<SharedKey>) {
     let read = NewSettings::default();
-    let mut reader = Reader { violations, current, headers: HashMap::new(), read, is_known: false };
+    let is_elsewhere = current.is_some_and(|current| origin(&current.url) != origin(&new.url));
+    let mut reader = Reader { violations, current, is_elsewhere, headers: HashMap::new(), read, is_known: false };
     let shared_key = new.shared_key.take().map(|key| reader.shared_key(key));
     reader.headers(std::mem::take(&mut new.headers));
     reader.content_type(std::mem::take(&mut new.content_type));
@@ -128,12 +133,20 @@ impl Reader<'_> {
     fn secret(&mut self, field: &str, value: String, is_kept: bool) -> Option<Zeroizing<String>> {
         let value = Zeroizing::new(value);
         if value.is_empty() && is_kept {
+            self.stays(field, "subscription.url", self.is_elsewhere);
             return None;
         }
         if !is_printable(&value, MAX_SECRET_BYTES) {
             self.add(field, format!("must be {}", printable(MAX_SECRET_BYTES)));
         }
         Some(value)
+    }
+
+    /// Refuses that a secret is left out where it would be sent to another origin than before.
+    fn stays(&mut self, field: &str, url: &str, is_elsewhere: bool) {
+        if is_elsewhere {
+            self.add(field, format!("must be given anew: {url} has another origin than the one that it was given for"));
+        }
     }
 
     /// The name of a header that no other field sets, in lower case.
@@ -166,6 +179,7 @@ impl Reader<'_> {
         let header = self.header_name("subscription.shared_key.header", &key.header);
         let value = Zeroizing::new(key.value);
         if value.is_empty() && self.current.is_some_and(|current| current.shared_key.is_some()) {
+            self.stays("subscription.shared_key.value", "subscription.url", self.is_elsewhere);
             return (header, None);
         }
         if !(1..=MAX_SECRET_BYTES).contains(&value.len()) || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -303,13 +317,21 @@ impl Reader<'_> {
     }
 
     fn oauth_client(&mut self, client: OAuthClient, egress: &Policy) {
+        const SECRET: &str = "subscription.oauth_client.client_secret";
         self.is_known = true;
         self.violations.check("subscription.oauth_client.token_url", egress.check_text(&client.token_url));
         if !is_printable(&client.client_id, MAX_NAME_BYTES) {
             self.add("subscription.oauth_client.client_id", format!("must be {}", printable(MAX_NAME_BYTES)));
         }
-        let is_kept = matches!(self.authentication(), Some(Authentication::OauthClient(_)));
-        let secret = self.secret("subscription.oauth_client.client_secret", client.client_secret, is_kept);
+        let before = match self.authentication() {
+            Some(Authentication::OauthClient(before)) => Some(origin(&before.token_url)),
+            _ => None,
+        };
+        if client.client_secret.is_empty() && before.as_ref().is_some_and(|before| *before != origin(&client.token_url))
+        {
+            self.stays(SECRET, "subscription.oauth_client.token_url", true);
+        }
+        let secret = self.secret(SECRET, client.client_secret, before.is_some());
         self.keep_secret(seal::OAUTH, secret);
         if client.scopes.len() > MAX_SCOPES {
             self.add("subscription.oauth_client.scopes", format!("must be at most {MAX_SCOPES}"));
@@ -442,6 +464,11 @@ impl Reader<'_> {
         }
         read.jwt_claims = jwt.claims;
     }
+}
+
+/// Whom a URL speaks to; `None` for what is none, which is refused anyway.
+fn origin(url: &str) -> Option<url::Origin> {
+    url::Url::parse(url).ok().map(|url| url.origin())
 }
 
 /// What a header can carry: printable ASCII without a space at either end.

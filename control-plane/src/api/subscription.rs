@@ -1,21 +1,23 @@
-//! `hookwire.v1.SubscriptionService`; its RPCs about secrets are in [`secret`].
+//! `hookwire.v1.SubscriptionService`; its RPCs about secrets are in [`secret`], pings in [`ping`].
 
 use hookwire_proto::name;
 use hookwire_proto::v1::enable_subscription_request::Waiting;
 use hookwire_proto::v1::subscription_service_server::SubscriptionService;
 use hookwire_proto::v1::{
-    CreateSecretRequest, CreateSubscriptionRequest, DeleteSecretRequest, DeleteSubscriptionRequest,
-    EnableSubscriptionRequest, GetSecretRequest, PauseSubscriptionRequest,
-    GetSubscriptionRequest, ListPublicKeysRequest, ListPublicKeysResponse, ListSecretsRequest, ListSecretsResponse,
-    ListSubscriptionsRequest, ListSubscriptionsResponse, PromoteSecretRequest, RotateSecretRequest, Secret,
-    Subscription,
+    BatchCreateSubscriptionsRequest, BatchCreateSubscriptionsResponse, BatchUpdateSubscriptionsRequest,
+    BatchUpdateSubscriptionsResponse, CreateSecretRequest, CreateSubscriptionRequest, DeleteSecretRequest,
+    DeleteSubscriptionRequest, EnableSubscriptionRequest, GetSecretRequest, GetSubscriptionRequest,
+    ListPublicKeysRequest, ListPublicKeysResponse, ListSecretsRequest, ListSecretsResponse, ListSubscriptionsRequest,
+    ListSubscriptionsResponse, PauseSubscriptionRequest, PingSubscriptionRequest, PingSubscriptionResponse,
+    PromoteSecretRequest, RotateSecretRequest, Secret, Subscription, UpdateSubscriptionRequest,
 };
 use tonic::{Request, Response, Status};
 
 use super::page::Page;
 use super::validate::{Violations, field};
-use super::{Api, new_subscription, secret, written};
+use super::{Api, new_subscription, ping, secret, written};
 use crate::auth::Rpc;
+use crate::store::SubscriptionAt;
 
 #[tonic::async_trait]
 impl SubscriptionService for Api {
@@ -29,6 +31,20 @@ impl SubscriptionService for Api {
         let (name, new) = new_subscription::read(violations, request, &self.egress)?;
         let subscription = store.create_subscription(&name, new).await?;
         Ok(written(subscription.revision, subscription))
+    }
+
+    async fn batch_create_subscriptions(
+        &self,
+        request: Request<BatchCreateSubscriptionsRequest>,
+    ) -> Result<Response<BatchCreateSubscriptionsResponse>, Status> {
+        let (call, request) =
+            self.authorized(Rpc::BatchCreateSubscriptions, request, |request| &request.parent).await?;
+        let mut violations = Violations::default();
+        let store = call.once(&mut violations, &request.request_id, &request);
+        let (parent, new) = new_subscription::read_batch(violations, request, &self.egress)?;
+        let all = |subscriptions| BatchCreateSubscriptionsResponse { subscriptions };
+        let made = store.create_subscriptions(&parent, new, all).await?;
+        Ok(written(revision(&made.subscriptions), made))
     }
 
     async fn get_subscription(
@@ -53,6 +69,37 @@ impl SubscriptionService for Api {
         let subscriptions = call.store.list_subscriptions(&parent, &page.after, page.limit()).await?;
         let (subscriptions, next_page_token) = page.finish(subscriptions, |last| name::last_id(&last.name).into());
         Ok(Response::new(ListSubscriptionsResponse { subscriptions, next_page_token }))
+    }
+
+    async fn update_subscription(
+        &self,
+        request: Request<UpdateSubscriptionRequest>,
+    ) -> Result<Response<Subscription>, Status> {
+        let (call, request) = self
+            .authorized(Rpc::UpdateSubscription, request, |request| {
+                request.subscription.as_ref().map_or("", |subscription| &subscription.name)
+            })
+            .await?;
+        let (name, etag) = request.subscription.as_ref().map_or(("", ""), |it| (it.name.as_str(), it.etag.as_str()));
+        let name = field("subscription.name", name::Subscription::parse(name))?;
+        let which = [SubscriptionAt { id: name.subscription, etag: etag.to_owned() }];
+        let change = |current: &[Subscription]| {
+            current.iter().map(|current| new_subscription::change(current, &request, &self.egress)).collect()
+        };
+        let changed = call.store.update_subscriptions(&name::Tenant { tenant: name.tenant }, &which, change).await?;
+        Ok(written(revision(&changed), changed.into_iter().next().unwrap_or_default()))
+    }
+
+    async fn batch_update_subscriptions(
+        &self,
+        request: Request<BatchUpdateSubscriptionsRequest>,
+    ) -> Result<Response<BatchUpdateSubscriptionsResponse>, Status> {
+        let (call, request) =
+            self.authorized(Rpc::BatchUpdateSubscriptions, request, |request| &request.parent).await?;
+        let (parent, which) = new_subscription::read_updates(&request)?;
+        let change = |current: &[Subscription]| new_subscription::change_all(current, &request.requests, &self.egress);
+        let subscriptions = call.store.update_subscriptions(&parent, &which, change).await?;
+        Ok(written(revision(&subscriptions), BatchUpdateSubscriptionsResponse { subscriptions }))
     }
 
     async fn delete_subscription(&self, request: Request<DeleteSubscriptionRequest>) -> Result<Response<()>, Status> {
@@ -116,10 +163,22 @@ impl SubscriptionService for Api {
         secret::promote(self, request).await
     }
 
+    async fn ping_subscription(
+        &self,
+        request: Request<PingSubscriptionRequest>,
+    ) -> Result<Response<PingSubscriptionResponse>, Status> {
+        ping::ping(self, request).await
+    }
+
     async fn list_public_keys(
         &self,
         request: Request<ListPublicKeysRequest>,
     ) -> Result<Response<ListPublicKeysResponse>, Status> {
         secret::list_public_keys(self, request).await
     }
+}
+
+/// The revision of a write, which all that it wrote have.
+fn revision(written: &[Subscription]) -> i64 {
+    written.first().map_or(0, |subscription| subscription.revision)
 }

@@ -29,6 +29,15 @@ impl Violations {
         self.0.push(Violation { field: field.into(), description: description.to_string() });
     }
 
+    /// What is wrong with a part of the request, whose path is `within`.
+    pub fn add_all(&mut self, within: &str, of_part: Vec<Violation>) {
+        self.0.extend(
+            of_part
+                .into_iter()
+                .map(|Violation { field, description }| Violation { field: format!("{within}.{field}"), description }),
+        );
+    }
+
     /// A duration of whole milliseconds in a range; zero if it is wrong.
     pub fn duration(&mut self, field: &str, text: &prost_types::Duration, min: Duration, max: Duration) -> Duration {
         match Duration::try_from(*text) {

@@ -234,6 +234,14 @@ impl Collector {
     }
 }
 
+/// An attempt as the API has it, whether or not it is kept; `None` if the record can't be one.
+pub fn shown(record: &AttemptRecord) -> Option<v1::Attempt> {
+    let id = name::key_of(name::ATTEMPT, &record.attempt_id)?;
+    let of =
+        Of::read(&record.delivery_id, &record.subscription, &record.message_id, &record.event_type, &record.replay);
+    Some(of.ok()?.attempt(Uuid::from_bytes(id), record, record.result.clone().unwrap_or_default()).into())
+}
+
 /// How far a delivery is that will be tried again after attempt `number`.
 fn retrying_after(number: i32) -> i64 {
     i64::from(number) * 2

@@ -146,6 +146,11 @@ impl Feed {
         head.expect("the feed outlives its streams").expect("waited for")
     }
 
+    /// The newest revision that is known here, if any is.
+    pub fn known_head(&self) -> Option<i64> {
+        *self.head.borrow()
+    }
+
     /// Whether a node of this store with this revision can be served with changes. Waits for the store where it must.
     pub async fn follows(&self, revision: i64) -> bool {
         if self.head().await == revision || self.recent().has_after(revision) {

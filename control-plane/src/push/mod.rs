@@ -3,7 +3,8 @@
 //! * [`Source`]: what is asked of the store
 //! * `Feed`: the one task that follows the change table, and what all streams are served from
 //! * [`Push`]: `hookwire.config.v1.ConfigService`, one stream for each node
-//! * [`Nodes`]: who is connected, and what they have applied
+//! * [`Identities`]: which nodes are let in, and what each may do; `redact`: what those that deliver nothing are not told
+//! * [`Nodes`]: who is connected, and what they have applied; `heartbeat` writes it down, `egress` is what follows from it
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +18,21 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+mod egress;
 mod error;
 mod feed;
+mod heartbeat;
+mod identity;
 mod nodes;
+mod redact;
 mod source;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use error::Error;
+pub use hookwire_proto::role::Role;
+pub use identity::{Admitted, Identities, ListedNode};
 pub use nodes::{Node, Nodes};
 pub use source::Source;
 
@@ -90,20 +97,12 @@ impl Settings {
     }
 }
 
-/// The service for nodes with default settings. Its streams end when `shutdown` is cancelled.
-pub fn service(
-    store: Store,
-    node_settings: config::Settings,
-    shutdown: CancellationToken,
-) -> ConfigServiceServer<impl ConfigService> {
-    Push::start(Arc::new(store), Settings::default(), node_settings, shutdown).into_server()
-}
-
 /// The configuration service.
 #[derive(Clone)]
 pub struct Push {
     feed: Arc<Feed>,
     nodes: Nodes,
+    identities: Arc<Identities>,
     node_settings: config::Settings,
     shutdown: CancellationToken,
 }
@@ -122,7 +121,21 @@ impl Push {
             let (feed, shutdown) = (feed.clone(), shutdown.clone());
             async move { shutdown.run_until_cancelled(feed.follow()).await }
         });
-        Self { feed, nodes: Nodes::default(), node_settings, shutdown }
+        Self { feed, nodes: Nodes::default(), identities: Arc::default(), node_settings, shutdown }
+    }
+
+    /// The same, but that it lets only these nodes in.
+    #[must_use]
+    pub fn with_identities(self, identities: Identities) -> Self {
+        Self { identities: Arc::new(identities), ..self }
+    }
+
+    /// Writes down who is connected, until `shutdown`; who was not for `forget_after` is forgotten.
+    pub fn keep_record(&self, store: Store, forget_after: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let (feed, nodes, shutdown) = (self.feed.clone(), self.nodes.clone(), self.shutdown.clone());
+        async move {
+            shutdown.run_until_cancelled(heartbeat::run(&feed, &nodes, &store, forget_after)).await;
+        }
     }
 
     /// Who is connected.
@@ -151,10 +164,13 @@ impl ConfigService for Push {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let certificates = request.peer_certs();
         let mut requests = request.into_inner();
         let hello = self.hello(&mut requests).await?;
+        let admitted = self.identities.admit(certificates.as_ref().map(|all| &***all), &hello.roles);
+        let admitted = admitted.inspect_err(|error| tracing::warn!(node = hello.node, %error, "node refused"))?;
         let (responses, receiver) = mpsc::channel(1);
-        let stream = Stream::new(&self.feed, &self.node_settings, responses);
+        let stream = Stream::new(&self.feed, &self.node_settings, admitted, responses);
         let (nodes, shutdown) = (self.nodes.clone(), self.shutdown.clone());
         tokio::spawn(stream.run(hello, requests, nodes, shutdown));
         Ok(Response::new(ReceiverStream::new(receiver)))

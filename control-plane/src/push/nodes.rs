@@ -1,25 +1,45 @@
-//! Who is connected to this control plane, and what they have applied.
+//! Who is connected to this control plane, and how far each is.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use hookwire_proto::config::{Acknowledgement, Hello, NodeRole, OwnedPartitions};
+use hookwire_proto::name;
+use tokio::sync::Notify;
+
 /// A connected node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Its id, stable while its process lives.
     pub id: String,
     /// Version of its software.
     pub version: String,
+    /// The listed identity that its certificate is of; empty where nodes need none.
+    pub identity: String,
+    /// What it does.
+    pub roles: Vec<NodeRole>,
     /// The revision that it has applied; 0 if none.
     pub revision: i64,
+    /// Checksum of what it has applied; 0 if it told none.
+    pub checksum: u64,
+    /// What it owns of the log.
+    pub partitions: Vec<OwnedPartitions>,
+    /// The addresses that its requests come from, as it declares or binds them.
+    pub egress_addresses: Vec<String>,
     /// Since when this stream is open.
     pub connected_since: SystemTime,
 }
 
 /// The nodes that are connected to this control plane. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Nodes(Arc<Mutex<Table>>);
+pub struct Nodes(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<Table>,
+    changed: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -34,20 +54,36 @@ impl Nodes {
         self.with(|table| table.nodes.values().map(|(_, node)| node.clone()).collect())
     }
 
-    /// A node has opened a stream; it is listed until the result is dropped.
-    pub(super) fn connect(&self, id: &str, version: &str, revision: i64) -> Connected {
-        let node = Node { id: id.into(), version: version.into(), revision, connected_since: SystemTime::now() };
+    /// Waits until a node has come, or says something else than how far it is, since the last time.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// A node has opened a stream; it is listed until the result is dropped. `revision` is what it can build on.
+    pub(super) fn connect(&self, hello: &Hello, identity: &str, roles: &[NodeRole], revision: i64) -> Connected {
+        let node = Node {
+            id: hello.node.clone(),
+            version: hello.version.clone(),
+            identity: identity.into(),
+            roles: roles.to_vec(),
+            revision,
+            checksum: if revision == 0 { 0 } else { hello.checksum },
+            partitions: Vec::new(),
+            egress_addresses: hello.egress_addresses.clone(),
+            connected_since: SystemTime::now(),
+        };
         let stream = self.with(|table| {
             table.streams += 1;
-            table.nodes.insert(id.into(), (table.streams, node));
+            table.nodes.insert(hello.node.clone(), (table.streams, node));
             table.streams
         });
-        Connected { nodes: self.clone(), id: id.into(), stream }
+        self.0.changed.notify_one();
+        Connected { nodes: self.clone(), id: hello.node.clone(), stream }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         // Nothing in here panics half-way through a change.
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.0.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -60,13 +96,23 @@ pub(super) struct Connected {
 }
 
 impl Connected {
-    /// The node has applied everything up to this revision.
-    pub(super) fn applied(&self, revision: i64) {
+    /// The node has applied everything up to a revision.
+    pub(super) fn applied(&self, applied: &Acknowledgement) {
+        self.update(|node| (node.revision, node.checksum) = (applied.revision, applied.checksum));
+    }
+
+    /// The node owns these partitions.
+    pub(super) fn owns(&self, partitions: Vec<OwnedPartitions>) {
+        self.update(|node| node.partitions = partitions);
+        self.nodes.0.changed.notify_one();
+    }
+
+    fn update(&self, f: impl FnOnce(&mut Node)) {
         self.nodes.with(|table| {
             if let Some((stream, node)) = table.nodes.get_mut(&self.id)
                 && *stream == self.stream
             {
-                node.revision = revision;
+                f(node);
             }
         });
     }
@@ -82,14 +128,22 @@ impl Drop for Connected {
     }
 }
 
-/// Whether this can be a node's id: `[a-z0-9-]{1,63}`.
+/// Whether this can be a node's id.
 pub(super) fn is_id(id: &str) -> bool {
-    (1..=63).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    name::check_node_id(id).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn connect(nodes: &Nodes, revision: i64) -> Connected {
+        nodes.connect(&Hello { node: "one".into(), ..Hello::default() }, "", &[], revision)
+    }
+
+    fn applied(revision: i64) -> Acknowledgement {
+        Acknowledgement { revision, checksum: 9 }
+    }
 
     fn listed(nodes: &Nodes) -> Vec<(String, i64)> {
         nodes.list().into_iter().map(|node| (node.id, node.revision)).collect()
@@ -98,9 +152,12 @@ mod tests {
     #[test]
     fn a_node_is_listed_while_it_is_connected() {
         let nodes = Nodes::default();
-        let one = nodes.connect("one", "1", 0);
-        one.applied(7);
+        let one = connect(&nodes, 0);
+        one.applied(&applied(7));
         assert_eq!(listed(&nodes), [("one".into(), 7)]);
+        let owned = vec![OwnedPartitions { topic: "deliveries".into(), numbers: vec![1, 2] }];
+        one.owns(owned.clone());
+        assert_eq!((nodes.list()[0].checksum, &nodes.list()[0].partitions), (9, &owned));
         drop(one);
         assert!(nodes.list().is_empty());
     }
@@ -108,9 +165,9 @@ mod tests {
     #[test]
     fn the_end_of_an_old_stream_does_not_take_the_new_one_away() {
         let nodes = Nodes::default();
-        let old = nodes.connect("one", "1", 5);
-        let new = nodes.connect("one", "1", 6);
-        old.applied(5);
+        let old = connect(&nodes, 5);
+        let new = connect(&nodes, 6);
+        old.applied(&applied(5));
         drop(old);
         assert_eq!(listed(&nodes), [("one".into(), 6)]);
         drop(new);

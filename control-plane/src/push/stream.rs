@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::feed::{Feed, Next, Parts};
+use super::identity::Admitted;
 use super::nodes::Connected;
-use super::{Error, Nodes};
+use super::{Error, Nodes, redact};
 
 /// How long a node may take to be told why its stream ends.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -24,6 +25,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Stream {
     feed: Arc<Feed>,
     node_settings: config::Settings,
+    admitted: Admitted,
     responses: mpsc::Sender<Result<WatchResponse, Status>>,
 }
 
@@ -34,20 +36,22 @@ impl Stream {
     pub fn new(
         feed: &Arc<Feed>,
         node_settings: &config::Settings,
+        admitted: Admitted,
         responses: mpsc::Sender<Result<WatchResponse, Status>>,
     ) -> Self {
-        Self { feed: feed.clone(), node_settings: node_settings.clone(), responses }
+        Self { feed: feed.clone(), node_settings: node_settings.clone(), admitted, responses }
     }
 
     /// Runs until the node goes away, says what it must not, or the control plane shuts down.
     pub async fn run(self, hello: Hello, requests: Streaming<WatchRequest>, nodes: Nodes, shutdown: CancellationToken) {
         let has = (hello.store_id == self.feed.store_id()).then_some(hello.revision);
-        let connected = nodes.connect(&hello.node, &hello.version, has.unwrap_or(0));
+        let Admitted { identity, roles } = &self.admitted;
+        let connected = nodes.connect(&hello, identity, roles, has.unwrap_or(0));
         let node = hello.node.as_str();
-        tracing::info!(node, version = hello.version, revision = has, "node connected");
+        tracing::info!(node, version = hello.version, identity, ?roles, revision = has, "node connected");
         let end = tokio::select! {
             Err(Gone) = self.serve(has) => None,
-            end = acknowledgements(requests, node, &connected) => end,
+            end = listen(requests, node, &connected) => end,
             () = shutdown.cancelled() => Some(Error::ShuttingDown),
         };
         tracing::info!(node, "node disconnected");
@@ -93,19 +97,21 @@ impl Stream {
     }
 
     async fn send(&self, response: Response) -> Result<(), Gone> {
+        let response = if self.admitted.gets_secrets() { response } else { redact::response(response) };
         self.responses.send(Ok(WatchResponse { response: Some(response) })).await.map_err(|_| Gone)
     }
 }
 
-/// Takes acknowledgements until the node goes away (`None`) or says something else.
-async fn acknowledgements(mut requests: Streaming<WatchRequest>, node: &str, connected: &Connected) -> Option<Error> {
+/// Takes what a node says of itself until it goes away (`None`) or says what it must not.
+async fn listen(mut requests: Streaming<WatchRequest>, node: &str, connected: &Connected) -> Option<Error> {
     while let Ok(Some(request)) = requests.message().await {
         match request.request {
             Some(watch_request::Request::Acknowledgement(acknowledged)) => {
-                connected.applied(acknowledged.revision);
+                connected.applied(&acknowledged);
                 tracing::debug!(node, revision = acknowledged.revision, "node applied");
             }
-            Some(watch_request::Request::Hello(_)) => return Some(Error::NoAcknowledgement),
+            Some(watch_request::Request::Status(status)) => connected.owns(status.partitions),
+            Some(watch_request::Request::Hello(_)) => return Some(Error::SecondHello),
             // A later version's.
             None => {}
         }

@@ -197,7 +197,7 @@ impl Connection {
     }
 
     async fn acknowledge(&self, revision: i64) {
-        let request = watch_request::Request::Acknowledgement(Acknowledgement { revision });
+        let request = watch_request::Request::Acknowledgement(Acknowledgement { revision, checksum: 0 });
         self.requests.send(WatchRequest { request: Some(request) }).await.unwrap();
     }
 }
@@ -225,6 +225,7 @@ impl Copy {
             version: "1".into(),
             store_id: self.store_id.clone(),
             revision: self.revision,
+            ..Hello::default()
         };
         let mut connection = plane.connect(hello).await.unwrap();
         let Said::Welcome(welcome) = connection.said().await.unwrap() else { panic!("begins with a welcome") };
@@ -640,7 +641,7 @@ async fn who_does_not_begin_with_a_good_hello_is_told() {
     connection.requests.send(again).await.unwrap();
     let end = connection.said().await.unwrap_err();
     assert_eq!(end.code(), Code::InvalidArgument);
-    assert_eq!(end.get_details_bad_request().unwrap().field_violations[0].field, "acknowledgement");
+    assert_eq!(end.get_details_bad_request().unwrap().field_violations[0].field, "hello");
 }
 
 #[test]

@@ -98,14 +98,8 @@ mod tests {
     #[test]
     fn what_waited_goes_on_where_it_was_and_loses_no_time() {
         let next = after_waiting(dead(), 9, 25_000);
-        let expected = DeliveryRecord {
-            dead: None,
-            due_time_ms: 0,
-            deadline_ms: 121_000,
-            revision: 9,
-            deferrals: 2,
-            ..dead()
-        };
+        let expected =
+            DeliveryRecord { dead: None, due_time_ms: 0, deadline_ms: 121_000, revision: 9, deferrals: 2, ..dead() };
         assert_eq!(next, expected);
         assert_eq!(after_waiting(dead(), 9, 0).deadline_ms, 101_000, "a clock that is behind shortens nothing");
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hookwire_log::Topic;
-use hookwire_log::forward::{self, now_ms};
 use hookwire_log::codec;
+use hookwire_log::forward::{self, now_ms};
 use hookwire_proto::log::{AttemptRecord, DeadReason};
 use hookwire_proto::name;
 

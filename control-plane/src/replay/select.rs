@@ -48,10 +48,9 @@ impl Replays {
         };
         let detail = match first(log, partition, bounds.low).await? {
             // Records are in the order of their times: with a first one from before, nothing that was asked for is gone.
-            Some(oldest) if bounds.low > 0 && start_ms.is_none_or(|start| oldest.time_ms > start) => Some(format!(
-                "the log no longer has what died before {}, if there was any",
-                time(oldest.time_ms)
-            )),
+            Some(oldest) if bounds.low > 0 && start_ms.is_none_or(|start| oldest.time_ms > start) => {
+                Some(format!("the log no longer has what died before {}, if there was any", time(oldest.time_ms)))
+            }
             _ => None,
         };
         Ok((start..bounds.next, detail))
@@ -124,9 +123,9 @@ impl Replays {
         let (now, replay) = (now_ms(), run.name.to_string());
         for name in &named[from..to] {
             let delivery = name::Delivery::parse(name).map_err(|error| Error::Failed(error.to_string()))?;
-            let message =
-                name::Message { tenant: delivery.tenant.clone(), message: delivery.message.clone() };
-            let found = async { Ok((self.index.get_delivery(&delivery).await?, self.index.get_message(&message).await?)) };
+            let message = name::Message { tenant: delivery.tenant.clone(), message: delivery.message.clone() };
+            let found =
+                async { Ok((self.index.get_delivery(&delivery).await?, self.index.get_message(&message).await?)) };
             let (delivery, (_, place)) = match found.await {
                 Err(store::Error::NotFound { .. }) => continue,
                 found => found?,
@@ -205,7 +204,8 @@ mod tests {
         let waited: Vec<_> = (4..11).filter(|revision| takes(&dead(DeadReason::Paused, 1, *revision))).collect();
         assert_eq!(waited, [6, 7, 8]);
         assert!(!takes(&dead(DeadReason::Exhausted, 1, 7)));
-        let other = DeliveryRecord { subscription: "tenants/t/subscriptions/t".into(), ..dead(DeadReason::Paused, 1, 7) };
+        let other =
+            DeliveryRecord { subscription: "tenants/t/subscriptions/t".into(), ..dead(DeadReason::Paused, 1, 7) };
         assert!(!takes(&other));
     }
 

@@ -2,11 +2,13 @@
 //!
 //! The answer is written in the transaction of the change itself, sealed, since it may show a secret.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest;
 use hookwire_proto::config::Sealed;
+use hookwire_proto::seal;
 use prost::Message;
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, Set};
-use time::Duration;
 use zeroize::Zeroizing;
 
 use super::entity::answer::{ActiveModel, Column, Entity};
@@ -14,7 +16,7 @@ use super::write::Write;
 use super::{Error, Store};
 
 /// How long an answer is remembered.
-pub const ANSWER_LIFE: Duration = Duration::hours(24);
+pub const ANSWER_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Old answers are deleted with each so many writes.
 const OFTEN: i64 = 100;
 const FINGERPRINT_BYTES: usize = 32;
@@ -55,7 +57,17 @@ impl Write<'_> {
         let corrupt = |detail: String| Error::Corrupt { detail: format!("the answer to {}: {detail}", once.id) };
         let sealed = Sealed::decode(&*row.sealed).map_err(|error| corrupt(error.to_string()))?;
         let opened = self.store.master_keys.open(&sealed_for(caller, &once.id), &sealed);
-        let opened = opened.map_err(|error| corrupt(error.to_string()))?;
+        let opened = opened.map_err(|error| match error {
+            // Carried out again it must not be.
+            seal::Error::UnknownKey { key_id } => {
+                tracing::warn!(
+                    key_id,
+                    "a remembered answer is under a master key that is not here: reseal before one is taken away"
+                );
+                Error::AnswerLost
+            }
+            error => corrupt(error.to_string()),
+        })?;
         let (fingerprint, answer) =
             opened.split_at_checked(FINGERPRINT_BYTES).ok_or_else(|| corrupt("too short".into()))?;
         if fingerprint != once.fingerprint {

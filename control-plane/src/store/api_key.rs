@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 
 use super::entity::api_key::{Column, Entity, Model};
 use super::error::on_conflict;
-use super::{Error, Store, already_exists, check_etag, etag, not_found, offset_time, timestamp, unix_ms};
+use super::micros::UnixMicros;
+use super::{Error, Store, already_exists, check_etag, etag, not_found};
 use crate::auth;
 
 /// An API key to be created; what it holds has been validated.
@@ -59,7 +60,7 @@ impl Store {
             hash: auth::hash(new.key).to_vec(),
             create_time: write.now,
             revision: write.revision,
-            expire_time: new.expire_time,
+            expire_time: new.expire_time.map(Into::into),
             source_cidrs: new.source_cidrs.join(" "),
             scopes: new.scopes.join(" "),
         };
@@ -93,7 +94,7 @@ impl Store {
         let before = v1::ApiKey::from(row.clone());
         let next = change(&before)?;
         row.display_name = next.display_name;
-        row.expire_time = next.expire_time.as_ref().map(offset_time);
+        row.expire_time = next.expire_time.as_ref().map(Into::into);
         (row.source_cidrs, row.scopes) = (next.source_cidrs.join(" "), next.scopes.join(" "));
         row.revision = write.revision;
         row.clone().into_active_model().reset_all().update(&write.transaction).await.map_err(Error::from)?;
@@ -235,10 +236,10 @@ impl From<Model> for v1::ApiKey {
             display_name: row.display_name,
             role: row.role,
             key: String::new(),
-            create_time: timestamp(row.create_time),
+            create_time: Some(row.create_time.timestamp()),
             revision: row.revision,
             etag: etag(row.revision),
-            expire_time: row.expire_time.and_then(timestamp),
+            expire_time: row.expire_time.map(UnixMicros::timestamp),
             source_cidrs: words(&row.source_cidrs),
             scopes: words(&row.scopes),
         }
@@ -256,7 +257,7 @@ impl From<&Model> for config::Resource {
             hash: row.hash.clone().into(),
             role: row.role,
             tenant: row.tenant(),
-            expire_time_ms: row.expire_time.map_or(0, unix_ms),
+            expire_time_ms: row.expire_time.map_or(0, UnixMicros::unix_ms),
             source_cidrs: words(&row.source_cidrs),
             scopes: words(&row.scopes),
         };

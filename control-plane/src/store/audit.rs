@@ -2,16 +2,19 @@
 //!
 //! An entry is written in the transaction of the change itself. It holds resources as the API shows them, so without secrets.
 
+use std::time::Duration;
+
 use hookwire_proto::{name, v1};
 use prost::Message as _;
 use sea_orm::{
     ColumnTrait as _, Condition, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Set,
 };
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::entity::audit_entry::{ActiveModel, Column, Entity, Model};
+use super::micros::UnixMicros;
 use super::write::Write;
-use super::{Error, Store, not_found, timestamp};
+use super::{Error, Store, not_found};
 
 /// Who asks for a write, as its audit entries say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +112,8 @@ impl Store {
             all = all.add(Condition::any().add(Column::Resource.eq(name)).add(children));
         }
         all = all
-            .add_option(filter.from.map(|from| Column::CreateTime.gte(from)))
-            .add_option(filter.until.map(|until| Column::CreateTime.lt(until)))
+            .add_option(filter.from.map(|from| Column::CreateTime.gte(UnixMicros::from(from))))
+            .add_option(filter.until.map(|until| Column::CreateTime.lt(UnixMicros::from(until))))
             .add_option((!before.is_empty()).then(|| Column::Id.lt(before)));
         let rows = Entity::find().filter(all).order_by_desc(Column::Id).limit(limit).all(self.reader()).await?;
         rows.into_iter().map(TryInto::try_into).collect()
@@ -140,6 +143,7 @@ impl Write<'_> {
     /// Writes the entries, and now and then deletes those that are too old.
     pub(super) async fn record_audit(&mut self) -> Result<(), Error> {
         const OFTEN: i64 = 1_000;
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         let entries = std::mem::take(&mut self.entries);
         let rows = entries.into_iter().enumerate().map(|(at, entry)| {
             let Actor { caller, minted_by, source_address, method } = (*self.store.actor).clone();
@@ -166,7 +170,7 @@ impl Write<'_> {
             Entity::insert_many(rows.to_vec()).exec_without_returning(&self.transaction).await?;
         }
         if self.revision % OFTEN == 0 {
-            let oldest = self.now - Duration::days(i64::from(self.store.keep_audit_days));
+            let oldest = self.now - DAY * self.store.keep_audit_days;
             Entity::delete_many().filter(Column::CreateTime.lt(oldest)).exec(&self.transaction).await?;
         }
         Ok(())
@@ -187,7 +191,7 @@ impl TryFrom<Model> for v1::AuditEntry {
         Ok(Self {
             before: any(row.before)?,
             after: any(row.after)?,
-            create_time: timestamp(row.create_time),
+            create_time: Some(row.create_time.timestamp()),
             caller: row.caller,
             minted_by: row.minted_by,
             source_address: row.source_address,

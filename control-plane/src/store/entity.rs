@@ -1,8 +1,11 @@
 //! The rows. Private to the store, so that a query without a tenant can't be written elsewhere.
 //!
-//! Keys are ids as names have them; a row's name is made from its key. Times have microseconds, as PostgreSQL keeps them.
+//! Keys are ids as names have them; a row's name is made from its key. Times are whole microseconds since 1970 in both
+//! databases: SQLite has no type for times, and texts of different lengths are not in the order of time.
 
 use sea_orm::entity::prelude::*;
+
+use super::micros::UnixMicros;
 
 /// The one row about the store itself. Every write locks it first, so revisions become visible in their order.
 pub mod store {
@@ -32,8 +35,8 @@ pub mod tenant {
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: String,
         pub display_name: String,
-        pub create_time: TimeDateTimeWithTimeZone,
-        pub update_time: TimeDateTimeWithTimeZone,
+        pub create_time: UnixMicros,
+        pub update_time: UnixMicros,
         pub revision: i64,
         pub validate_payloads: bool,
         /// An encoded `hookwire.v1.Tenant` that has its labels only.
@@ -56,8 +59,8 @@ pub mod event_type {
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: String,
         pub description: String,
-        pub create_time: TimeDateTimeWithTimeZone,
-        pub update_time: TimeDateTimeWithTimeZone,
+        pub create_time: UnixMicros,
+        pub update_time: UnixMicros,
         pub revision: i64,
         /// A JSON Schema, or empty.
         pub schema: String,
@@ -95,14 +98,14 @@ pub mod subscription {
         pub state_revision: i64,
         /// The revision that enabled it last; 0: its creation.
         pub enabled_revision: i64,
-        pub waiting_since: Option<TimeDateTimeWithTimeZone>,
+        pub waiting_since: Option<UnixMicros>,
         pub description: String,
         /// A JSON object.
         pub labels: String,
         /// An encoded `config.v1.SubscriptionSettings`, if anything is set.
         pub settings: Option<Vec<u8>>,
-        pub create_time: TimeDateTimeWithTimeZone,
-        pub update_time: TimeDateTimeWithTimeZone,
+        pub create_time: UnixMicros,
+        pub update_time: UnixMicros,
         pub revision: i64,
     }
 
@@ -125,7 +128,7 @@ pub mod secret {
         pub id: String,
         /// An encoded `config.v1.Sealed`.
         pub key: Vec<u8>,
-        pub create_time: TimeDateTimeWithTimeZone,
+        pub create_time: UnixMicros,
         /// Of its creation: the order of a subscription's secrets.
         pub revision: i64,
         /// The number in `hookwire.v1.Secret.Algorithm`.
@@ -133,7 +136,7 @@ pub mod secret {
         /// Of a pair.
         pub public_key: Option<Vec<u8>>,
         /// In whole milliseconds.
-        pub expire_time: Option<TimeDateTimeWithTimeZone>,
+        pub expire_time: Option<UnixMicros>,
         /// The revision that promoted it to sign the token; 0: none.
         pub promoted: i64,
         /// The revision of its last change.
@@ -160,9 +163,9 @@ pub mod api_key {
         pub tenant: Option<String>,
         /// SHA-256 of the whole key.
         pub hash: Vec<u8>,
-        pub create_time: TimeDateTimeWithTimeZone,
+        pub create_time: UnixMicros,
         pub revision: i64,
-        pub expire_time: Option<TimeDateTimeWithTimeZone>,
+        pub expire_time: Option<UnixMicros>,
         /// Joined by spaces.
         pub source_cidrs: String,
         /// Joined by spaces.
@@ -203,7 +206,7 @@ pub mod audit_entry {
         pub id: String,
         /// The tenant that the resource is, or lies below.
         pub tenant: Option<String>,
-        pub create_time: TimeDateTimeWithTimeZone,
+        pub create_time: UnixMicros,
         pub caller: String,
         pub minted_by: String,
         pub source_address: String,
@@ -235,7 +238,48 @@ pub mod answer {
         pub request_id: String,
         /// An encoded `config.v1.Sealed`: the request's fingerprint and the answer, which may show a secret.
         pub sealed: Vec<u8>,
-        pub create_time: TimeDateTimeWithTimeZone,
+        pub create_time: UnixMicros,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Data-plane nodes, as the control plane that each is connected to has seen it last.
+pub mod node {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "nodes")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub connect_time: UnixMicros,
+        pub update_time: UnixMicros,
+        /// An encoded `hookwire.v1.Node`, but for its name, state and times.
+        pub node: Vec<u8>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// The one row with the addresses that requests to recipients come from, as they were settled last.
+pub mod egress {
+    use super::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "egress")]
+    pub struct Model {
+        /// Always 1.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: i32,
+        /// Joined by spaces.
+        pub addresses: String,
+        pub complete: bool,
+        pub update_time: UnixMicros,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

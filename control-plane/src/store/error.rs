@@ -32,6 +32,12 @@ pub enum Error {
     /// Another request had this `request_id`.
     #[error("request_id was sent with another request within 24 hours; make up a new one")]
     RequestIdReused,
+    /// What was answered to this `request_id` is sealed under a master key that was taken away.
+    #[error(
+        "this request was carried out before, and what was answered can't be read any more: an operator has taken away a master \
+         key; read what it made, and rotate a secret that was to be shown"
+    )]
+    AnswerLost,
     /// Resources below it stand in the way of deleting it.
     #[error("{name} still has event types, subscriptions or API keys; delete those first, or set force")]
     HasChildren {
@@ -117,6 +123,17 @@ pub enum Error {
     MasterKeyMissing {
         /// Which key.
         key_id: String,
+    },
+    /// A newer version has changed the tables.
+    #[error(
+        "the store's tables were changed by a newer version of Hookwire ({}): run that version or a newer one; to go back to this one \
+         ({}), restore a backup from before",
+        steps.join(", "),
+        env!("CARGO_PKG_VERSION")
+    )]
+    NewerSchema {
+        /// The steps that this version does not know.
+        steps: Vec<String>,
     },
     /// What is stored is not what this version stores.
     #[error("the store holds what can't be read: {detail}")]

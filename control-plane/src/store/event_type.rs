@@ -6,7 +6,7 @@ use sea_orm::{ConnectionTrait, IntoActiveModel as _, QuerySelect as _};
 
 use super::entity::event_type::{Column, Entity, Model};
 use super::error::on_conflict;
-use super::{Error, Store, already_exists, check_etag, etag, not_found, timestamp};
+use super::{Error, Store, already_exists, check_etag, etag, not_found};
 
 impl Store {
     /// Registers an event type.
@@ -137,8 +137,8 @@ impl From<Model> for v1::EventType {
         Self {
             name: row.name(),
             description: row.description,
-            create_time: timestamp(row.create_time),
-            update_time: timestamp(row.update_time),
+            create_time: Some(row.create_time.timestamp()),
+            update_time: Some(row.update_time.timestamp()),
             revision: row.revision,
             etag: etag(row.revision),
             schema: row.schema,

@@ -10,7 +10,6 @@ use hookwire_proto::seal::MasterKeys;
 use sea_orm::TransactionTrait as _;
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, SqliteTransactionMode, TransactionOptions};
 use sea_orm_migration::MigratorTrait as _;
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 mod answer;
@@ -21,7 +20,9 @@ mod entity;
 mod error;
 mod event_type;
 pub mod index;
+mod micros;
 mod migration;
+mod node;
 pub mod replay;
 mod reseal;
 mod seal;
@@ -39,10 +40,11 @@ pub use audit::{Actor, AuditFilter};
 pub use changes::Changes;
 pub use error::Error;
 pub use index::Index;
+pub use node::EgressChange;
 pub use reseal::{Place, Resealed};
 pub use secret::MAX_SECRETS;
 pub use settings::StoreSettings;
-pub use subscription::{Fields, NewSubscription};
+pub use subscription::{Fields, NewSubscription, SubscriptionAt};
 pub use subscription_settings::NewSettings;
 pub use subscription_state::{Cause, Seen};
 
@@ -65,7 +67,7 @@ impl Store {
     /// Opens the store and brings its tables up to date.
     ///
     /// # Errors
-    /// [`Error::Setting`], or [`Error::Unavailable`] where it can't be reached.
+    /// [`Error::Setting`], [`Error::NewerSchema`], or [`Error::Unavailable`] where it can't be reached.
     pub async fn open(settings: &StoreSettings, master_keys: Arc<MasterKeys>) -> Result<Self, Error> {
         let connections = settings.connect().await?;
         migrate(&connections.write).await?;
@@ -131,6 +133,10 @@ async fn migrate(connection: &DatabaseConnection) -> Result<(), Error> {
         // Any number will do that no other program takes; released with the transaction.
         transaction.execute_unprepared("SELECT pg_advisory_xact_lock(7231654120394417)").await?;
     }
+    let unknown = migration::unknown(&transaction).await?;
+    if !unknown.is_empty() {
+        return Err(Error::NewerSchema { steps: unknown });
+    }
     migration::Migrator::up(&transaction, None).await?;
     transaction.commit().await?;
     Ok(())
@@ -155,21 +161,4 @@ fn check_etag(name: impl ToString, revision: i64, asked: &str) -> Result<(), Err
 
 fn already_exists(name: impl ToString) -> Error {
     Error::AlreadyExists { name: name.to_string() }
-}
-
-/// A time of the API, which was checked to be one, in whole microseconds.
-fn offset_time(time: &prost_types::Timestamp) -> OffsetDateTime {
-    let whole = OffsetDateTime::from_unix_timestamp(time.seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    whole + time::Duration::microseconds(i64::from(time.nanos / 1_000))
-}
-
-/// Milliseconds since 1970.
-fn unix_ms(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
-fn timestamp(time: OffsetDateTime) -> Option<prost_types::Timestamp> {
-    let nanos = i32::try_from(time.nanosecond()).expect("less than a second");
-    Some(prost_types::Timestamp { seconds: time.unix_timestamp(), nanos })
 }

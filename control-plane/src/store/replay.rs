@@ -3,18 +3,21 @@
 //! A change of state is a write as any other. Progress is not: it is one statement of the process that runs the replay, which says
 //! where it was before, so that of two that believe to run it one notices.
 
+use std::time::Duration;
+
 use hookwire_proto::v1::{self, replay, replay::State};
 use hookwire_proto::{config, name};
 use prost::Message as _;
 use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, IntoActiveModel as _, QueryFilter as _};
 use sea_orm::{Condition, ConnectionTrait, PaginatorTrait as _, QueryOrder as _, QuerySelect as _};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::entity::replay::{Column, Entity, Model};
 use super::error::on_conflict;
+use super::micros::UnixMicros;
 use super::write::Write;
-use super::{Error, Store, already_exists, check_etag, etag, not_found, timestamp};
+use super::{Error, Store, already_exists, check_etag, etag, not_found};
 
 mod run;
 
@@ -173,7 +176,7 @@ impl Store {
     /// # Errors
     /// Only [`Error::Unavailable`] and the like.
     pub async fn forget_replays(&self, before: OffsetDateTime, limit: u64) -> Result<usize, Error> {
-        let ended = Entity::find().filter(Column::EndTime.lt(before)).limit(limit);
+        let ended = Entity::find().filter(Column::EndTime.lt(UnixMicros::from(before))).limit(limit);
         if ended.clone().all(self.reader()).await?.is_empty() {
             return Ok(0);
         }
@@ -346,10 +349,10 @@ impl Model {
             found_count: self.found,
             appended_count: self.appended,
             progress_percent: i32::try_from(progress).unwrap_or_default(),
-            create_time: timestamp(self.create_time),
-            update_time: timestamp(self.update_time),
-            start_time: self.start_time.and_then(timestamp),
-            end_time: self.end_time.and_then(timestamp),
+            create_time: Some(self.create_time.timestamp()),
+            update_time: Some(self.update_time.timestamp()),
+            start_time: self.start_time.map(UnixMicros::timestamp),
+            end_time: self.end_time.map(UnixMicros::timestamp),
             revision: self.revision,
             etag: etag(self.revision),
             detail: self.detail.clone(),
@@ -359,7 +362,7 @@ impl Model {
 }
 
 /// How long ended replays are kept.
-pub const KEPT: Duration = Duration::days(30);
+pub const KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
 //! Moving what is sealed to the newest master key, so that an older one can be taken away.
 //!
-//! A pass goes over all subscriptions in the order of their names, some at a time, and needs no note of where it was: what is
-//! under the newest key already is passed over. Each batch is a write like any other, so that nodes get the new boxes, and what
-//! others write meanwhile is neither lost nor skipped. Nothing else of a subscription changes, its revision and etag included.
+//! A pass goes over all subscriptions in the order of their names, some at a time, then over the answers that are remembered,
+//! and needs no note of where it was: what is under the newest key already is passed over. Each batch of subscriptions is a write
+//! like any other, so that nodes get the new boxes, and what others write meanwhile is neither lost nor skipped. Nothing else of a
+//! subscription changes, its revision and etag included.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +12,15 @@ use hookwire_proto::name;
 use hookwire_proto::seal::{self, MasterKeys};
 use prost::Message as _;
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, Condition, EntityTrait as _, ExprTrait as _, QueryFilter as _};
-use sea_orm::{IntoActiveModel as _, QueryOrder as _, QuerySelect as _};
+use sea_orm::{IntoActiveModel as _, QueryOrder as _, QuerySelect as _, TransactionTrait as _, sea_query::Expr};
 
-use super::entity::{change, secret, subscription};
+use super::answer::{ANSWER_LIFE, sealed_for};
+use super::entity::{answer, change, secret, subscription};
+use super::micros::UnixMicros;
 use super::secret::secrets_of;
 use super::{Error, Store};
 
-/// Subscriptions that are read at a time.
+/// Subscriptions, or answers, that are read at a time.
 const READ_LIMIT: u64 = 500;
 /// Subscriptions that one write changes at the most: other writers wait behind it, and nodes get it in one piece.
 const WRITE_LIMIT: usize = 50;
@@ -31,9 +34,18 @@ pub struct Resealed {
     pub broken: Vec<String>,
 }
 
-/// How far a pass has come: the last subscription that it has seen.
+/// How far a pass has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place(String, String);
+pub struct Place(Seen);
+
+/// The last that a pass has seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    /// Tenant and id.
+    Subscription((String, String)),
+    /// Caller and request id.
+    Answer((String, String)),
+}
 
 type Rows = (subscription::Model, Vec<secret::Model>);
 
@@ -44,14 +56,27 @@ impl Store {
     /// Only [`Error::Unavailable`] and the like.
     pub async fn count_sealed(&self) -> Result<BTreeMap<String, u64>, Error> {
         let mut counts = BTreeMap::new();
-        let mut place = None;
+        let mut count = |sealed: &Sealed| *counts.entry(sealed.key_id.clone()).or_default() += 1;
+        let mut last = None;
         loop {
-            let rows = self.subscriptions_after(place.as_ref()).await?;
-            let Some(last) = rows.last().map(place_of) else { return Ok(counts) };
-            for mut rows in rows {
-                visit(&mut rows, |_, sealed| *counts.entry(sealed.key_id.clone()).or_default() += 1)?;
+            let rows = self.subscriptions_after(last.as_ref()).await?;
+            last = rows.last().map(|(row, _)| (row.tenant.clone(), row.id.clone()));
+            if last.is_none() {
+                break;
             }
-            place = Some(last);
+            for mut rows in rows {
+                visit(&mut rows, |_, sealed| count(sealed))?;
+            }
+        }
+        loop {
+            let rows = self.answers_after(last.as_ref()).await?;
+            last = rows.last().map(|row| (row.caller.clone(), row.request_id.clone()));
+            if last.is_none() {
+                return Ok(counts);
+            }
+            for row in rows {
+                count(&super::seal::decode(&row.sealed, &sealed_for(&row.caller, &row.request_id))?);
+            }
         }
     }
 
@@ -61,9 +86,15 @@ impl Store {
     /// # Errors
     /// [`Error::MasterKeyMissing`] if something is sealed under a key that is not here. What was done before stays.
     pub async fn reseal(&self, place: Option<&Place>) -> Result<(Resealed, Option<Place>), Error> {
+        let after = match place {
+            Some(Place(Seen::Answer(answer))) => return self.reseal_answers(Some(answer)).await,
+            Some(Place(Seen::Subscription(subscription))) => Some(subscription),
+            None => None,
+        };
         let mut done = Resealed::default();
-        let rows = self.subscriptions_after(place).await?;
-        let Some(last) = rows.last().map(place_of) else { return Ok((done, None)) };
+        let rows = self.subscriptions_after(after).await?;
+        let Some((row, _)) = rows.last() else { return self.reseal_answers(None).await };
+        let last = Place(Seen::Subscription((row.tenant.clone(), row.id.clone())));
         let mut stale = Vec::new();
         for mut rows in rows {
             let mut is_stale = false;
@@ -117,6 +148,38 @@ impl Store {
         Ok(())
     }
 
+    /// Nodes get no answers, and a remembered one never changes: so without a revision, and only where it is still the same.
+    async fn reseal_answers(&self, after: Option<&(String, String)>) -> Result<(Resealed, Option<Place>), Error> {
+        let mut done = Resealed::default();
+        let rows = self.answers_after(after).await?;
+        let Some(last) = rows.last() else { return Ok((done, None)) };
+        let last = Place(Seen::Answer((last.caller.clone(), last.request_id.clone())));
+        let mut stale = Vec::new();
+        for row in rows {
+            let name = sealed_for(&row.caller, &row.request_id);
+            let mut sealed = super::seal::decode(&row.sealed, &name)?;
+            match move_to_newest(&self.master_keys, &name, &mut sealed) {
+                Ok(true) => stale.push((row, sealed.encode_to_vec())),
+                Ok(false) => {}
+                Err(seal::Error::UnknownKey { key_id }) => return Err(Error::MasterKeyMissing { key_id }),
+                Err(_) => done.broken.push(name),
+            }
+        }
+        let transaction = self.connections.write.begin().await?;
+        for (row, sealed) in stale {
+            let moved = answer::Entity::update_many()
+                .col_expr(answer::Column::Sealed, Expr::value(sealed))
+                .filter(answer::Column::Caller.eq(row.caller))
+                .filter(answer::Column::RequestId.eq(row.request_id))
+                .filter(answer::Column::Sealed.eq(row.sealed))
+                .exec(&transaction)
+                .await?;
+            done.moved += moved.rows_affected;
+        }
+        transaction.commit().await?;
+        Ok((done, Some(last)))
+    }
+
     /// Deletes the change sets up to a revision, that one included: nodes that are further behind get a snapshot.
     ///
     /// # Errors
@@ -130,10 +193,10 @@ impl Store {
     }
 
     /// The next subscriptions with their secrets.
-    async fn subscriptions_after(&self, place: Option<&Place>) -> Result<Vec<Rows>, Error> {
+    async fn subscriptions_after(&self, after: Option<&(String, String)>) -> Result<Vec<Rows>, Error> {
         use {secret::Column as Of, subscription::Column};
         // Besides saying which, each condition begins with the tenant alone, by which the index is entered.
-        let after = place.map(|Place(tenant, id)| {
+        let after = after.map(|(tenant, id)| {
             let within = Column::Tenant.gt(tenant).or(Column::Id.gt(id));
             Column::Tenant.gte(tenant).and(within)
         });
@@ -159,10 +222,24 @@ impl Store {
         };
         Ok(rows.into_iter().map(with_secrets).collect())
     }
-}
 
-fn place_of((row, _): &Rows) -> Place {
-    Place(row.tenant.clone(), row.id.clone())
+    /// The next answers of those that may still be given.
+    async fn answers_after(&self, after: Option<&(String, String)>) -> Result<Vec<answer::Model>, Error> {
+        use answer::Column;
+        let after = after.map(|(caller, id)| {
+            let within = Column::Caller.gt(caller).or(Column::RequestId.gt(id));
+            Column::Caller.gte(caller).and(within)
+        });
+        let rows = answer::Entity::find()
+            .filter(Condition::all().add_option(after))
+            .filter(Column::CreateTime.gt(UnixMicros::now() - ANSWER_LIFE))
+            .order_by_asc(Column::Caller)
+            .order_by_asc(Column::RequestId)
+            .limit(READ_LIMIT)
+            .all(self.reader())
+            .await?;
+        Ok(rows)
+    }
 }
 
 /// Lets each sealed value of a subscription and its secrets be seen and changed, with the name that it is sealed for.

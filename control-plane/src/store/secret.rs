@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 
 use super::entity::secret::{Column, Entity, Model};
 use super::error::on_conflict;
+use super::micros::UnixMicros;
 use super::write::Write;
-use super::{Error, Store, already_exists, check_etag, etag, not_found, seal, timestamp, unix_ms};
+use super::{Error, Store, already_exists, check_etag, etag, not_found, seal};
 use crate::signing_key::{self, SigningKey};
 
 /// How many secrets a subscription may have: each signs every request.
@@ -67,7 +68,7 @@ impl Store {
         if older.is_empty() {
             return Err(Error::NoSecret { subscription: subscription.to_string(), algorithm: key.algorithm() });
         }
-        let end = whole_ms(write.now + overlap);
+        let end = (write.now + overlap).in_whole_ms();
         for mut row in older {
             if overlap.is_zero() {
                 write.delete_secret_row(&row).await?;
@@ -119,7 +120,7 @@ impl Store {
     pub async fn get_secret(&self, secret: &name::Secret) -> Result<v1::Secret, Error> {
         // All of them: which signs the token depends on the others.
         let rows = secrets_of(self.reader(), &subscription_of(secret)).await?;
-        find_in(&show(&rows, OffsetDateTime::now_utc())?, secret)
+        find_in(&show(&rows, UnixMicros::now())?, secret)
     }
 
     /// At most `limit` secrets of a subscription, oldest first, that were created after revision `after`. Without keys.
@@ -136,7 +137,7 @@ impl Store {
         if rows.is_empty() {
             self.get_subscription(subscription).await?;
         }
-        let shown = show(&rows, OffsetDateTime::now_utc())?.into_iter();
+        let shown = show(&rows, UnixMicros::now())?.into_iter();
         Ok(shown.filter(|secret| secret.revision > after).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
     }
 
@@ -147,14 +148,14 @@ impl Store {
     /// Only [`Error::Unavailable`] and the like.
     pub async fn public_keys(&self, subscription: &name::Subscription) -> Result<Vec<(i64, v1::PublicKey)>, Error> {
         let rows = find(subscription).filter(Column::PublicKey.is_not_null()).all(self.reader()).await?;
-        let now = OffsetDateTime::now_utc();
+        let now = UnixMicros::now();
         let valid = rows.into_iter().filter(|row| !row.is_expired(now));
         let shown = valid.map(|row| {
             let key = v1::PublicKey {
                 secret: row.name(),
                 key: signing_key::public_text(&row.public_key.unwrap_or_default()),
-                create_time: timestamp(row.create_time),
-                expire_time: row.expire_time.and_then(timestamp),
+                create_time: Some(row.create_time.timestamp()),
+                expire_time: row.expire_time.map(UnixMicros::timestamp),
             };
             (row.revision, key)
         });
@@ -186,6 +187,7 @@ impl Store {
     /// # Errors
     /// Only [`Error::Unavailable`] and the like.
     pub async fn delete_expired_secrets(&self, before: OffsetDateTime, limit: u64) -> Result<usize, Error> {
+        let before = UnixMicros::from(before);
         let found: Vec<(String, String)> = Entity::find()
             .select_only()
             .columns([Column::Tenant, Column::Subscription])
@@ -285,21 +287,24 @@ impl Write<'_> {
         if secrets.len() as u64 >= MAX_SECRETS {
             return Err(Error::TooManySecrets { subscription: subscription.to_string(), limit: MAX_SECRETS });
         }
-        secrets.push(self.insert_secret(master_keys, &subscription, secret.secret.clone(), key).await?);
+        let row = self.secret_row(master_keys, &subscription, secret.secret.clone(), key);
+        let inserted = row.clone().into_active_model().insert(&self.transaction).await;
+        inserted.map_err(|error| on_conflict(error, || already_exists(secret), || not_found(&subscription)))?;
+        secrets.push(row);
         Ok(())
     }
 
-    /// Seals and inserts a secret of a subscription that exists.
-    pub(super) async fn insert_secret(
+    /// A new secret of a subscription, sealed.
+    pub(super) fn secret_row(
         &self,
         master_keys: &MasterKeys,
         subscription: &name::Subscription,
         id: String,
         key: &SigningKey,
-    ) -> Result<Model, Error> {
+    ) -> Model {
         let name::Subscription { tenant, subscription } = subscription.clone();
         let name = name::Secret { tenant, subscription, secret: id };
-        let row = Model {
+        Model {
             key: seal::secret(master_keys, &name, key.bytes()),
             tenant: name.tenant.clone(),
             subscription: name.subscription.clone(),
@@ -311,13 +316,7 @@ impl Write<'_> {
             expire_time: None,
             promoted: 0,
             changed: self.revision,
-        };
-        row.clone()
-            .into_active_model()
-            .insert(&self.transaction)
-            .await
-            .map_err(|error| on_conflict(error, || already_exists(&name), || not_found(subscription_of(&name))))?;
-        Ok(row)
+        }
     }
 }
 
@@ -341,9 +340,9 @@ fn subscription_of(secret: &name::Secret) -> name::Subscription {
 }
 
 /// All secrets of a subscription as people see them at a time: without keys.
-pub(super) fn show(rows: &[Model], at: OffsetDateTime) -> Result<Vec<v1::Secret>, Error> {
+pub(super) fn show(rows: &[Model], at: UnixMicros) -> Result<Vec<v1::Secret>, Error> {
     let secrets: Vec<config::Secret> = rows.iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-    let token = signing::of_token(&secrets, unix_ms(at)).map(|secret| &secret.name);
+    let token = signing::of_token(&secrets, at.unix_ms()).map(|secret| &secret.name);
     let shown = rows.iter().zip(&secrets).map(|(row, secret)| {
         let state = match row.expire_time {
             None => State::Active,
@@ -353,12 +352,12 @@ pub(super) fn show(rows: &[Model], at: OffsetDateTime) -> Result<Vec<v1::Secret>
         v1::Secret {
             name: secret.name.clone(),
             key: String::new(),
-            create_time: timestamp(row.create_time),
+            create_time: Some(row.create_time.timestamp()),
             revision: row.revision,
             algorithm: row.algorithm,
             public_key: row.public_key.as_deref().map(signing_key::public_text).unwrap_or_default(),
             state: state.into(),
-            expire_time: row.expire_time.and_then(timestamp),
+            expire_time: row.expire_time.map(UnixMicros::timestamp),
             signs_token: token == Some(&secret.name),
             key_id: secret.key.as_ref().map(|sealed| sealed.key_id.clone()).unwrap_or_default(),
             etag: etag(row.changed),
@@ -372,19 +371,14 @@ fn find_in(shown: &[v1::Secret], secret: &name::Secret) -> Result<v1::Secret, Er
     shown.iter().find(|shown| shown.name == name).cloned().ok_or(Error::NotFound { name })
 }
 
-/// Nodes compare milliseconds.
-fn whole_ms(time: OffsetDateTime) -> OffsetDateTime {
-    time.replace_millisecond(time.millisecond()).expect("it was its own millisecond")
-}
-
 impl Model {
     pub(super) fn name(&self) -> String {
         let (tenant, subscription, secret) = (self.tenant.clone(), self.subscription.clone(), self.id.clone());
         name::Secret { tenant, subscription, secret }.to_string()
     }
 
-    fn is_expired(&self, at: OffsetDateTime) -> bool {
-        self.expire_time.is_some_and(|end| unix_ms(end) <= unix_ms(at))
+    fn is_expired(&self, at: UnixMicros) -> bool {
+        self.expire_time.is_some_and(|end| end.unix_ms() <= at.unix_ms())
     }
 
     /// Whether it is one of those of which there is always one.
@@ -399,7 +393,7 @@ impl TryFrom<&Model> for config::Secret {
     fn try_from(row: &Model) -> Result<Self, Error> {
         let name = row.name();
         let key = Some(seal::decode(&row.key, &name)?);
-        let expire_time_ms = row.expire_time.map(unix_ms).unwrap_or_default();
+        let expire_time_ms = row.expire_time.map(UnixMicros::unix_ms).unwrap_or_default();
         Ok(Self { name, key, algorithm: row.algorithm, expire_time_ms, promoted: row.promoted })
     }
 }

@@ -14,8 +14,11 @@ use tokio::time::sleep;
 
 use super::Error;
 
-/// How long a caller waits for a connection, and a writer for the one before it.
+/// How long a writer waits for a connection, and for the writer before it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reader waits for a connection to PostgreSQL. Every call begins with reading its key, so that while the server is away a
+/// caller is told so after this; the pool tries on for as long.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
 /// How long until a new SQLite file that another process is making is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -26,7 +29,7 @@ pub struct StoreSettings {
     /// `sqlite:///directory/file.db?mode=rwc`, or `postgres://user:password@host/database?sslmode=verify-full&sslrootcert=/ca.pem`.
     /// The password may come from a password file or the environment instead, as PostgreSQL's own tools take it.
     pub url: String,
-    /// At most this many connections to PostgreSQL, or readers of the SQLite file.
+    /// At most this many connections to PostgreSQL, half of them for reading, or readers of the SQLite file. At least 2; 20 by default.
     pub max_connections: u32,
     /// How many change sets are kept for nodes that come back; a node further behind gets a snapshot.
     pub keep_changes: u32,
@@ -40,7 +43,7 @@ impl Default for StoreSettings {
     fn default() -> Self {
         Self {
             url: "sqlite://hookwire.db?mode=rwc".into(),
-            max_connections: 10,
+            max_connections: 20,
             keep_changes: 100_000,
             keep_audit_days: 400,
             insecure: false,
@@ -61,8 +64,8 @@ enum Target {
     Postgres(PgConnectOptions),
 }
 
-/// Where to write and where to read. The same pool, but for SQLite: it takes one writer at a time, and readers would have
-/// to wait behind it.
+/// Where to write and where to read, apart: writers wait for one another, in SQLite for the file and in PostgreSQL for the counter of
+/// revisions, and readers would have to wait behind them.
 #[derive(Debug)]
 pub(super) struct Connections {
     pub write: DatabaseConnection,
@@ -75,8 +78,8 @@ impl StoreSettings {
     /// # Errors
     /// [`Error::Setting`], which says what to write instead.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.max_connections == 0 {
-            return Err(setting("store.max_connections", "must be at least 1"));
+        if self.max_connections < 2 {
+            return Err(setting("store.max_connections", "must be at least 2"));
         }
         if self.keep_changes == 0 {
             return Err(setting("store.keep_changes", "must be at least 1"));
@@ -166,14 +169,16 @@ impl StoreSettings {
                 ("idle_in_transaction_session_timeout", milliseconds.as_str()),
             ])
             .disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(self.max_connections)
-            .acquire_timeout(PATIENCE)
-            .connect_with(options)
-            .await
-            .map_err(cannot_connect)?;
-        let pool = SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
-        Ok(Connections { write: pool.clone(), read: pool })
+        let connect = async |size, patience| {
+            let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(patience);
+            let pool = pool.connect_with(options.clone()).await.map_err(cannot_connect)?;
+            Ok::<_, Error>(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+        };
+        let readers = self.max_connections / 2;
+        Ok(Connections {
+            write: connect(self.max_connections - readers, PATIENCE).await?,
+            read: connect(readers, READ_PATIENCE).await?,
+        })
     }
 }
 
@@ -252,5 +257,7 @@ mod tests {
         }
         let none = StoreSettings { keep_changes: 0, ..Default::default() };
         assert!(matches!(none.validate(), Err(Error::Setting { setting: "store.keep_changes", .. })));
+        let one = StoreSettings { max_connections: 1, ..Default::default() };
+        assert!(matches!(one.validate(), Err(Error::Setting { setting: "store.max_connections", .. })));
     }
 }

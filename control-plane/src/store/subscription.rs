@@ -1,6 +1,6 @@
 //! Subscriptions of a tenant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::{config, name, v1};
@@ -11,9 +11,10 @@ use zeroize::Zeroizing;
 use super::entity::subscription::{Column, Entity, Model};
 use super::entity::{event_type, secret};
 use super::error::on_conflict;
+use super::micros::UnixMicros;
 use super::subscription_settings::{self, NewSettings};
 use super::write::Write;
-use super::{Error, Store, already_exists, check_etag, etag, not_found, seal, timestamp};
+use super::{Error, Store, already_exists, check_etag, etag, not_found, seal};
 use crate::signing_key::SigningKey;
 
 /// What people set of a subscription, validated.
@@ -48,63 +49,148 @@ pub struct NewSubscription {
     pub secret: SigningKey,
 }
 
+/// A subscription to be changed, as the writer knows it.
+#[derive(Debug, Clone)]
+pub struct SubscriptionAt {
+    /// Its id.
+    pub id: String,
+    /// Its etag; empty: whatever it is.
+    pub etag: String,
+}
+
+/// Both databases bound the parameters of a statement.
+const ROWS_OF_STATEMENT: usize = 500;
+
 impl Store {
     /// Creates a subscription with its first secret, which the answer shows, this once.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the tenant; [`Error::EventTypesNotRegistered`],
-    /// [`Error::EventTypesDeprecated`]; [`Error::RequestIdReused`].
+    /// As [`Store::create_subscriptions`].
     pub async fn create_subscription(
         &self,
         subscription: &name::Subscription,
         new: NewSubscription,
     ) -> Result<v1::Subscription, Error> {
+        let tenant = name::Tenant { tenant: subscription.tenant.clone() };
+        let only = |made: Vec<v1::Subscription>| made.into_iter().next().unwrap_or_default();
+        self.create_subscriptions(&tenant, vec![(subscription.subscription.clone(), new)], only).await
+    }
+
+    /// Creates subscriptions of a tenant, by their ids, which are distinct, each with its first secret, which the answer shows,
+    /// this once: all of them or none, with one revision.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`]; [`Error::NotFound`] for the tenant; [`Error::EventTypesNotRegistered`],
+    /// [`Error::EventTypesDeprecated`]; [`Error::RequestIdReused`].
+    pub async fn create_subscriptions<M: prost::Message + Default>(
+        &self,
+        tenant: &name::Tenant,
+        all: Vec<(String, NewSubscription)>,
+        answer: impl FnOnce(Vec<v1::Subscription>) -> M,
+    ) -> Result<M, Error> {
         let mut write = self.write().await?;
         if let Some(answer) = write.answered().await? {
             return Ok(answer);
         }
-        let mut row = Model {
-            tenant: subscription.tenant.clone(),
-            id: subscription.subscription.clone(),
-            display_name: String::new(),
-            url: String::new(),
-            event_types: String::new(),
-            shared_key_header: None,
-            shared_key_value: None,
-            max_concurrency: 0,
-            state: v1::subscription::State::Enabled.into(),
-            state_change: None,
-            state_revision: 0,
-            enabled_revision: 0,
-            waiting_since: None,
-            description: String::new(),
-            labels: String::new(),
-            settings: None,
-            create_time: write.now,
-            update_time: write.now,
-            revision: write.revision,
-        };
-        let event_types = new.fields.event_types.clone();
-        row.set(&self.master_keys, new.fields)?;
-        row.clone().into_active_model().insert(&write.transaction).await.map_err(|error| {
-            on_conflict(
-                error,
-                || already_exists(subscription),
-                || not_found(name::Tenant { tenant: subscription.tenant.clone() }),
-            )
-        })?;
-        // After the row, so that an unknown tenant is told from an unregistered type.
-        registered(&write, &subscription.tenant, &event_types).await?;
-        let secret = write.insert_secret(&self.master_keys, subscription, new.secret_id, &new.secret).await?;
-        let secrets = [secret];
-        write.put(row.resource(&secrets)?);
-        let made = row.show()?;
-        write.audit(subscription, None, Some(&made));
-        let secret = super::secret::show(&secrets, write.now)?.pop();
-        let initial_secret = secret.map(|secret| v1::Secret { key: new.secret.text().to_string(), ..secret });
-        let shown = v1::Subscription { initial_secret, ..made };
-        write.commit_with(&shown).await?;
-        Ok(shown)
+        if let Some(taken) = write.subscriptions(tenant, all.iter().map(|(id, _)| &**id)).await?.into_values().next() {
+            return Err(already_exists(taken.name()));
+        }
+        let event_types: BTreeSet<_> = all.iter().flat_map(|(_, new)| new.fields.event_types.clone()).collect();
+        let (mut rows, mut secrets, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, NewSubscription { fields, secret_id, secret }) in all {
+            let mut row = Model {
+                tenant: tenant.tenant.clone(),
+                id,
+                display_name: String::new(),
+                url: String::new(),
+                event_types: String::new(),
+                shared_key_header: None,
+                shared_key_value: None,
+                max_concurrency: 0,
+                state: v1::subscription::State::Enabled.into(),
+                state_change: None,
+                state_revision: 0,
+                enabled_revision: 0,
+                waiting_since: None,
+                description: String::new(),
+                labels: String::new(),
+                settings: None,
+                create_time: write.now,
+                update_time: write.now,
+                revision: write.revision,
+            };
+            row.set(&self.master_keys, fields)?;
+            let subscription = name::Subscription { tenant: tenant.tenant.clone(), subscription: row.id.clone() };
+            secrets.push(write.secret_row(&self.master_keys, &subscription, secret_id, &secret));
+            rows.push(row);
+            keys.push(secret);
+        }
+        for rows in rows.chunks(ROWS_OF_STATEMENT) {
+            let rows = rows.iter().map(|row| row.clone().into_active_model());
+            let inserted = Entity::insert_many(rows).exec_without_returning(&write.transaction).await;
+            inserted.map_err(|error| on_conflict(error, || already_exists(tenant), || not_found(tenant)))?;
+        }
+        // After the rows, so that an unknown tenant is told from an unregistered type.
+        registered(&write, &tenant.tenant, &event_types).await?;
+        for secrets in secrets.chunks(ROWS_OF_STATEMENT) {
+            let secrets = secrets.iter().map(|secret| secret.clone().into_active_model());
+            secret::Entity::insert_many(secrets).exec_without_returning(&write.transaction).await?;
+        }
+        let mut made = Vec::with_capacity(rows.len());
+        for ((row, secret), key) in rows.into_iter().zip(secrets).zip(keys) {
+            let secrets = [secret];
+            write.put(row.resource(&secrets)?);
+            let name = row.name();
+            let shown = row.show()?;
+            write.audit(name, None, Some(&shown));
+            let secret = super::secret::show(&secrets, write.now)?.pop();
+            let initial_secret = secret.map(|secret| v1::Secret { key: key.text().to_string(), ..secret });
+            made.push(v1::Subscription { initial_secret, ..shown });
+        }
+        let answer = answer(made);
+        write.commit_with(&answer).await?;
+        Ok(answer)
+    }
+
+    /// Changes subscriptions of a tenant: all of them or none, with one revision. `change` makes of the present ones, in the
+    /// order of `which`, what they are to be; sealed values that it does not set anew stay.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::EtagMismatch`]; [`Error::EventTypesNotRegistered`], [`Error::EventTypesDeprecated`] for
+    /// event types that one did not have before; and those of `change`.
+    pub async fn update_subscriptions<E: From<Error>>(
+        &self,
+        tenant: &name::Tenant,
+        which: &[SubscriptionAt],
+        change: impl FnOnce(&[v1::Subscription]) -> Result<Vec<Fields>, E> + Send,
+    ) -> Result<Vec<v1::Subscription>, E> {
+        let mut write = self.write().await?;
+        let mut found = write.subscriptions(tenant, which.iter().map(|one| &*one.id)).await?;
+        let (mut rows, mut before) = (Vec::with_capacity(which.len()), Vec::with_capacity(which.len()));
+        for SubscriptionAt { id, etag } in which {
+            let name = || name::Subscription { tenant: tenant.tenant.clone(), subscription: id.clone() };
+            let row = found.remove(id).ok_or_else(|| not_found(name()))?;
+            check_etag(name(), row.revision, etag)?;
+            before.push(row.clone().show()?);
+            rows.push(row);
+        }
+        let fields = change(&before)?;
+        let mut event_types = BTreeSet::new();
+        for (fields, before) in fields.iter().zip(&before) {
+            event_types.extend(fields.event_types.iter().filter(|one| !before.event_types.contains(one)).cloned());
+        }
+        registered(&write, &tenant.tenant, &event_types).await?;
+        let mut secrets = write.secrets_of_all(tenant, which.iter().map(|one| &*one.id)).await?;
+        let mut changed = Vec::with_capacity(rows.len());
+        for ((mut row, fields), before) in rows.into_iter().zip(fields).zip(&before) {
+            row.set(&self.master_keys, fields)?;
+            let secrets = secrets.remove(&row.id).unwrap_or_default();
+            let after = write.touch(row, &secrets).await?.show()?;
+            write.audit(&after.name, Some(before), Some(&after));
+            changed.push(after);
+        }
+        write.commit().await?;
+        Ok(changed)
     }
 
     /// One subscription, without its secrets.
@@ -166,24 +252,60 @@ impl Write<'_> {
         row.ok_or_else(|| not_found(subscription))
     }
 
-    /// Gives a subscription this write's time and revision, and tells nodes how it is now.
-    pub(super) async fn touch(&mut self, mut row: Model, secrets: &[secret::Model]) -> Result<(), Error> {
+    /// The rows of a tenant's subscriptions with these ids, by id.
+    async fn subscriptions(
+        &self,
+        tenant: &name::Tenant,
+        ids: impl Iterator<Item = &str>,
+    ) -> Result<BTreeMap<String, Model>, Error> {
+        let (ids, mut found) = (ids.collect::<Vec<_>>(), BTreeMap::new());
+        for ids in ids.chunks(ROWS_OF_STATEMENT) {
+            let rows = Entity::find().filter(Column::Tenant.eq(&*tenant.tenant)).filter(Column::Id.is_in(ids.to_vec()));
+            found.extend(rows.all(&self.transaction).await?.into_iter().map(|row| (row.id.clone(), row)));
+        }
+        Ok(found)
+    }
+
+    /// The secrets of a tenant's subscriptions with these ids, by their ids, each's oldest first.
+    async fn secrets_of_all(
+        &self,
+        tenant: &name::Tenant,
+        ids: impl Iterator<Item = &str>,
+    ) -> Result<BTreeMap<String, Vec<secret::Model>>, Error> {
+        let (ids, mut found) = (ids.collect::<Vec<_>>(), BTreeMap::<_, Vec<_>>::new());
+        for ids in ids.chunks(ROWS_OF_STATEMENT) {
+            let rows = secret::Entity::find()
+                .filter(secret::Column::Tenant.eq(&*tenant.tenant))
+                .filter(secret::Column::Subscription.is_in(ids.to_vec()))
+                .order_by_asc(secret::Column::Revision);
+            for row in rows.all(&self.transaction).await? {
+                found.entry(row.subscription.clone()).or_default().push(row);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives a subscription this write's time and revision, and tells nodes how it is now. Returns it.
+    pub(super) async fn touch(&mut self, mut row: Model, secrets: &[secret::Model]) -> Result<Model, Error> {
         (row.update_time, row.revision) = (self.now, self.revision);
         row.clone().into_active_model().reset_all().update(&self.transaction).await?;
         self.put(row.resource(secrets)?);
-        Ok(())
+        Ok(row)
     }
 }
 
 /// Checks that every event type that is named in full is registered and not deprecated.
-async fn registered(write: &Write<'_>, tenant: &str, patterns: &[String]) -> Result<(), Error> {
-    let named = patterns.iter().filter(|pattern| !pattern.ends_with('*'));
-    let rows = event_type::Entity::find()
-        .filter(event_type::Column::Tenant.eq(tenant))
-        .filter(event_type::Column::Id.is_in(named.clone()))
-        .all(&write.transaction)
-        .await?;
-    let event_types: Vec<_> = named.filter(|named| !rows.iter().any(|row| row.id == **named)).cloned().collect();
+async fn registered(write: &Write<'_>, tenant: &str, patterns: &BTreeSet<String>) -> Result<(), Error> {
+    let named: Vec<_> = patterns.iter().filter(|pattern| !pattern.ends_with('*')).cloned().collect();
+    let mut rows = Vec::new();
+    for named in named.chunks(ROWS_OF_STATEMENT) {
+        let query = event_type::Entity::find()
+            .filter(event_type::Column::Tenant.eq(tenant))
+            .filter(event_type::Column::Id.is_in(named.to_vec()));
+        rows.extend(query.all(&write.transaction).await?);
+    }
+    let known: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let event_types: Vec<_> = named.into_iter().filter(|named| !known.contains(&**named)).collect();
     let tenant = name::Tenant { tenant: tenant.into() }.to_string();
     if !event_types.is_empty() {
         return Err(Error::EventTypesNotRegistered { tenant, event_types });
@@ -250,9 +372,9 @@ impl Model {
             shared_key: self.shared_key_header.map(|header| v1::SharedKey { header, value: String::new() }),
             max_concurrency: self.max_concurrency,
             state: self.state,
-            waiting_since_time: self.waiting_since.and_then(timestamp),
-            create_time: timestamp(self.create_time),
-            update_time: timestamp(self.update_time),
+            waiting_since_time: self.waiting_since.map(UnixMicros::timestamp),
+            create_time: Some(self.create_time.timestamp()),
+            update_time: Some(self.update_time.timestamp()),
             revision: self.revision,
             etag: etag(self.revision),
             ..shown

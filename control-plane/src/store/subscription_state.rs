@@ -3,20 +3,23 @@
 //! A delivery that waits says which revision made the state that it waits for. The next revision that enables the subscription
 //! decides about all that waited since it was enabled before: a catch-up delivers them, or nothing does.
 
+use std::time::Duration;
+
 use hookwire_proto::v1::subscription::{State, StateChange, state_change};
 use hookwire_proto::v1::{self, dead_letter::Reason, enable_subscription_request::Waiting, replay};
 use hookwire_proto::{config, name};
 use prost::Message as _;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::entity::subscription::Model;
+use super::micros::UnixMicros;
 use super::replay::Episode;
 use super::secret::secrets_of;
 use super::write::Write;
-use super::{Error, Store, check_etag, timestamp, unix_ms};
+use super::{Error, Store, check_etag};
 
 /// Clocks differ: a catch-up looks for what waited from so long before on. What was not of its time is told by its revision.
-const CLOCKS: Duration = Duration::minutes(5);
+const CLOCKS: Duration = Duration::from_secs(300);
 
 /// Why Hookwire disables a subscription, and what it has seen.
 #[derive(Debug, Clone)]
@@ -28,7 +31,7 @@ pub enum Cause {
         /// The first that failed, in milliseconds since 1970.
         since_ms: i64,
         /// How long is enough.
-        limit: std::time::Duration,
+        limit: Duration,
     },
 }
 
@@ -89,7 +92,7 @@ impl Store {
             Waiting::Drop => String::new(),
             Waiting::Deliver | Waiting::Unspecified => {
                 let name = name::Replay { tenant: subscription.tenant.clone(), replay: name::new_id('r') };
-                let start = row.waiting_since.map(|since| since - CLOCKS).and_then(timestamp);
+                let start = row.waiting_since.map(|since| (since - CLOCKS).timestamp());
                 let selection = replay::Selection::DeadLetters(replay::DeadLetters {
                     subscription: subscription.to_string(),
                     reasons: vec![Reason::Paused.into()],
@@ -142,7 +145,7 @@ impl Write<'_> {
         change: StateChange,
     ) -> Result<v1::Subscription, Error> {
         let before = row.clone().show()?;
-        let change = StateChange { actor: self.store.caller().into(), time: timestamp(self.now), ..change };
+        let change = StateChange { actor: self.store.caller().into(), time: Some(self.now.timestamp()), ..change };
         row.state_change = Some(change.encode_to_vec());
         (row.state, row.state_revision) = (state.into(), self.revision);
         if state == State::Enabled {
@@ -183,7 +186,10 @@ impl Model {
             Cause::Gone => Some((state_change::Cause::Gone, "the recipient answered 410 (gone)".into())),
             Cause::Failing { since_ms, limit } => {
                 // Whoever enabled it gave it the whole time anew.
-                let enabled = self.state_change()?.and_then(|change| change.time).map_or(i64::MIN, |time| ms(&time));
+                let enabled = self
+                    .state_change()?
+                    .and_then(|change| change.time)
+                    .map_or(i64::MIN, |time| UnixMicros::from(&time).unix_ms());
                 let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
                 let since_ms = (*since_ms).max(enabled);
                 let first = OffsetDateTime::from_unix_timestamp(since_ms.div_euclid(1_000)).ok();
@@ -198,10 +204,6 @@ impl Model {
             }
         })
     }
-}
-
-fn ms(time: &prost_types::Timestamp) -> i64 {
-    unix_ms(super::offset_time(time))
 }
 
 /// The number in `config.v1.Subscription.State` is the one in `v1.Subscription.State`.

@@ -11,7 +11,7 @@ use super::entity::tenant::{Column, Entity, Model};
 use super::entity::{api_key, event_type, secret, subscription};
 use super::error::on_conflict;
 use super::write::Write;
-use super::{Error, Store, already_exists, check_etag, etag, not_found, timestamp};
+use super::{Error, Store, already_exists, check_etag, etag, not_found};
 
 impl Store {
     /// Creates a tenant; of `new`, what a caller may set is used.
@@ -169,8 +169,8 @@ impl TryFrom<Model> for v1::Tenant {
         Ok(Self {
             name,
             display_name: row.display_name,
-            create_time: timestamp(row.create_time),
-            update_time: timestamp(row.update_time),
+            create_time: Some(row.create_time.timestamp()),
+            update_time: Some(row.update_time.timestamp()),
             revision: row.revision,
             etag: etag(row.revision),
             validate_payloads: row.validate_payloads,

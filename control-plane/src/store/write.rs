@@ -4,8 +4,8 @@ use hookwire_proto::config::{Change, ChangeSet, Resource, change};
 use prost::Message as _;
 use sea_orm::{ActiveModelTrait as _, ConnectionTrait as _, Set, TransactionTrait as _};
 use sea_orm::{ColumnTrait as _, DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, Statement};
-use time::OffsetDateTime;
 
+use super::micros::UnixMicros;
 use super::{Error, Store, audit, entity};
 
 /// A write under way. Dropped without [`commit`](Self::commit), it never was.
@@ -13,7 +13,7 @@ pub(super) struct Write<'a> {
     pub(super) store: &'a Store,
     pub transaction: DatabaseTransaction,
     pub revision: i64,
-    pub now: OffsetDateTime,
+    pub now: UnixMicros,
     changes: Vec<Change>,
     pub(super) entries: Vec<audit::Entry>,
 }
@@ -31,7 +31,14 @@ impl Store {
         let row = transaction.query_one_raw(next).await?;
         let row = row.ok_or_else(|| Error::Corrupt { detail: "table `store` has no row".into() })?;
         let revision = row.try_get("", "revision")?;
-        Ok(Write { store: self, transaction, revision, now: now(), changes: Vec::new(), entries: Vec::new() })
+        Ok(Write {
+            store: self,
+            transaction,
+            revision,
+            now: UnixMicros::now(),
+            changes: Vec::new(),
+            entries: Vec::new(),
+        })
     }
 }
 
@@ -72,10 +79,4 @@ impl Write<'_> {
             .await?;
         Ok(())
     }
-}
-
-/// Now, in whole microseconds: what is returned is what PostgreSQL stores.
-fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_microsecond(now.microsecond()).expect("it was its own microsecond")
 }

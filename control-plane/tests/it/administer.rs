@@ -1,6 +1,7 @@
 //! What administrators and auditors rely on: updates, etags, repeats, the audit log, keys that are narrowed, tenant tokens.
 
 use hookwire_control_plane::api::LOG_RETAINED_UNTIL_METADATA;
+use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::v1::api_key::Role;
 use hookwire_proto::v1::*;
 use prost::Name;
@@ -13,6 +14,7 @@ on_both!(
     an_update_changes_what_its_mask_names,
     an_update_of_something_else_is_refused,
     a_repeat_gets_the_first_answer,
+    a_repeat_without_its_master_key_is_told_so_and_not_carried_out,
     every_write_has_an_audit_entry,
     deleting_with_force_takes_everything_below,
     keys_are_narrowed_by_scope_source_and_time,
@@ -161,6 +163,27 @@ async fn a_repeat_gets_the_first_answer(database: Database) {
     }))
     .await;
     assert!(!answers[0].key.is_empty() && answers.iter().all(|answer| *answer == answers[0]));
+}
+
+async fn a_repeat_without_its_master_key_is_told_so_and_not_carried_out(database: Database) {
+    let plane = start(database.control_plane()).await;
+    let mut client = plane.admin().await;
+    client.create_tenant("acme").await;
+    let request_id = "5e6e0b0a-8f6e-4c56-9a0b-0d6a2b8a9f32".into();
+    let request = CreateSubscriptionRequest { request_id, ..new_subscription("acme", "") };
+    let first = client.subscriptions.create_subscription(request.clone()).await.unwrap().into_inner();
+    let revision = plane.store.revision().await.unwrap();
+    drop(plane);
+
+    let mut settings = database.control_plane();
+    settings.secrets.master_keys = Some(MasterKeys::generate().to_string().into());
+    let plane = start(settings).await;
+    let mut client = plane.admin().await;
+    let again = client.subscriptions.create_subscription(request).await;
+    assert_eq!(refusal(again), refused(Code::FailedPrecondition, "ANSWER_LOST"));
+    assert_eq!(plane.store.revision().await.unwrap(), revision, "nothing was written");
+    let get = GetSubscriptionRequest { name: first.name.clone() };
+    assert_eq!(client.subscriptions.get_subscription(get).await.unwrap().get_ref().name, first.name);
 }
 
 fn unpack<M: Name + Default>(any: &Any) -> M {

@@ -290,6 +290,15 @@ async fn wrong_fields_of_other_resources_are_told(database: Database) {
     };
     let status = client.event_types.create_event_type(request).await;
     assert_eq!(refusal(status), invalid(["parent", "event_type_id", "event_type.description"]));
+    for id in ["hookwire", "hookwire.ping"] {
+        let request = CreateEventTypeRequest {
+            parent: "tenants/acme".into(),
+            event_type_id: id.into(),
+            ..CreateEventTypeRequest::default()
+        };
+        let answer = client.event_types.create_event_type(request).await;
+        assert_eq!(refusal(answer), invalid(["event_type_id"]), "{id}");
+    }
 
     let request = CreateSecretRequest {
         parent: "tenants/acme/subscriptions/s".into(),

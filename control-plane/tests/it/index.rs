@@ -384,7 +384,7 @@ async fn what_is_in_the_log_can_be_asked_for(database: Database) {
         publish_time_ms: dead.publish_time_ms,
         attempt: 2,
         body: Some(delivery_record::Body::Inline("{}".into())),
-        dead: Some(Dead { reason: DeadReason::Exhausted.into(), time_ms: now_ms() }),
+        dead: Some(Dead { reason: DeadReason::Exhausted.into(), time_ms: now_ms(), state_revision: 0 }),
         last_attempt: Some(LastAttempt {
             attempt_id: dead.attempt_id.clone(),
             time_ms: dead.time_ms,

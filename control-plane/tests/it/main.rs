@@ -4,8 +4,11 @@
 
 mod administer;
 mod bad_input;
+mod callers;
 mod history;
 mod index;
+mod nodes;
+mod ping;
 mod reseal;
 mod secrets;
 mod services;
@@ -13,4 +16,6 @@ mod serving;
 mod settings;
 mod states;
 mod store;
+mod subscriptions;
 mod support;
+mod times;

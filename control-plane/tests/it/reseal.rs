@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hookwire_control_plane::signing_key::SigningKey;
-use hookwire_control_plane::store::{Changes, Error, NewSubscription, Resealed, Store};
+use hookwire_control_plane::store::{Changes, Error, NewSubscription, Once, Resealed, Store};
 use hookwire_proto::config::subscription_settings::Authentication;
 use hookwire_proto::config::{self, Sealed, change, resource};
 use hookwire_proto::name;
 use hookwire_proto::seal::{self, MasterKeys};
-use hookwire_proto::v1::secret::Algorithm;
+use hookwire_proto::v1::{self, secret::Algorithm};
 use sea_orm::ConnectionTrait as _;
 
 use crate::store::new_subscription;
@@ -77,12 +77,12 @@ fn sealed(resources: &[config::Resource]) -> Vec<(String, Sealed)> {
 
 async fn every_sealed_value_moves_to_the_newest_key_and_nodes_are_told(database: Database) {
     const SUBSCRIPTIONS: usize = 120;
+    // More than are read at a time.
+    const ANSWERS: usize = 510;
     let old_text = database.master_keys.clone();
     let (old, old_keys) = with_keys(&database, &[&old_text]).await;
     for tenant in ["a", "b"] {
-        old.create_tenant(&name::Tenant { tenant: tenant.into() }, &hookwire_proto::v1::Tenant::default())
-            .await
-            .unwrap();
+        old.create_tenant(&name::Tenant { tenant: tenant.into() }, &v1::Tenant::default()).await.unwrap();
     }
     for n in 0..SUBSCRIPTIONS {
         let tenant = if n % 3 == 0 { "b" } else { "a" };
@@ -96,26 +96,36 @@ async fn every_sealed_value_moves_to_the_newest_key_and_nodes_are_told(database:
         .map(|(name, sealed)| (name.clone(), old_keys.open(&name, &sealed).unwrap().to_vec()))
         .collect();
     assert_eq!(opened.len(), 4 * SUBSCRIPTIONS);
+    let create_once = async |store: &Store, n: usize| {
+        let once = Once::new(&format!("00000000-0000-4000-8000-{n:012}"), "CreateTenant", &v1::Tenant::default());
+        let tenant = name::Tenant { tenant: format!("t{n}") };
+        store.once(Some(once)).create_tenant(&tenant, &v1::Tenant::default()).await.unwrap()
+    };
+    let mut answers = Vec::new();
+    for n in 0..ANSWERS {
+        answers.push(create_once(&old, n).await);
+    }
+    let all = (4 * SUBSCRIPTIONS + ANSWERS) as u64;
 
     let new_text = MasterKeys::generate();
     let (store, keys) = with_keys(&database, &[&new_text, &old_text]).await;
     let counts = store.count_sealed().await.unwrap();
-    assert_eq!(counts, BTreeMap::from([(old_keys.newest().to_owned(), 4 * SUBSCRIPTIONS as u64)]));
+    assert_eq!(counts, BTreeMap::from([(old_keys.newest().to_owned(), all)]));
     // Ended half-way, and begun anew.
     let (some, _) = store.reseal(None).await.unwrap();
     assert!(some.moved > 0);
     let rest = pass(&store).await.unwrap();
-    assert_eq!(some.moved + rest.moved, 4 * SUBSCRIPTIONS as u64);
+    assert_eq!(some.moved + rest.moved, all);
     assert!(some.broken.is_empty() && rest.broken.is_empty());
     let counts = store.count_sealed().await.unwrap();
-    assert_eq!(counts, BTreeMap::from([(keys.newest().to_owned(), 4 * SUBSCRIPTIONS as u64)]));
+    assert_eq!(counts, BTreeMap::from([(keys.newest().to_owned(), all)]));
     let revision = store.revision().await.unwrap();
     assert_eq!(pass(&store).await.unwrap(), Resealed::default());
     assert_eq!(store.revision().await.unwrap(), revision, "nothing is written for nothing");
     assert_eq!(store.get_subscription(&subscription("s1")).await.unwrap(), before, "nobody sees it but nodes");
 
     // The new key alone opens everything, in the snapshot and in what the changes since have made of the old one.
-    let (_, only_new) = with_keys(&database, &[&new_text]).await;
+    let (with_new, only_new) = with_keys(&database, &[&new_text]).await;
     let (_, resources) = store.snapshot().await.unwrap();
     let Changes::Sets(sets) = store.changes_since(plain.0, 1_000_000).await.unwrap() else { panic!("a gap") };
     let told: BTreeMap<_, _> = sets
@@ -130,6 +140,10 @@ async fn every_sealed_value_moves_to_the_newest_key_and_nodes_are_told(database:
     for (name, sealed) in told {
         assert_eq!(only_new.open(&name, &sealed).unwrap().to_vec(), opened[&name], "{name}");
     }
+    for (n, answer) in answers.iter().enumerate() {
+        assert_eq!(create_once(&with_new, n).await, *answer, "a repeat gets the first answer");
+    }
+    assert_eq!(with_new.revision().await.unwrap(), revision, "and nothing was carried out again");
 }
 
 async fn what_others_write_meanwhile_is_neither_lost_nor_left_behind(database: Database) {
@@ -137,7 +151,7 @@ async fn what_others_write_meanwhile_is_neither_lost_nor_left_behind(database: D
     let new_text = MasterKeys::generate();
     // A control plane that was not started again yet: it seals with the old key.
     let (other, _) = with_keys(&database, &[&old_text, &new_text]).await;
-    other.create_tenant(&name::Tenant { tenant: "a".into() }, &hookwire_proto::v1::Tenant::default()).await.unwrap();
+    other.create_tenant(&name::Tenant { tenant: "a".into() }, &v1::Tenant::default()).await.unwrap();
     for n in 0..60 {
         other.create_subscription(&subscription(format!("s{n:02}")), new_subscription()).await.unwrap();
     }
@@ -177,7 +191,7 @@ async fn what_others_write_meanwhile_is_neither_lost_nor_left_behind(database: D
 async fn a_missing_key_is_named_and_what_does_not_open_too(database: Database) {
     let old_text = database.master_keys.clone();
     let (old, old_keys) = with_keys(&database, &[&old_text]).await;
-    old.create_tenant(&name::Tenant { tenant: "a".into() }, &hookwire_proto::v1::Tenant::default()).await.unwrap();
+    old.create_tenant(&name::Tenant { tenant: "a".into() }, &v1::Tenant::default()).await.unwrap();
     for id in ["one", "two"] {
         old.create_subscription(&subscription(id), new_subscription()).await.unwrap();
     }
@@ -204,10 +218,7 @@ async fn a_missing_key_is_named_and_what_does_not_open_too(database: Database) {
 async fn changes_that_are_forgotten_are_a_gap(database: Database) {
     let store = database.store().await;
     for n in 1..=5 {
-        store
-            .create_tenant(&name::Tenant { tenant: format!("t{n}") }, &hookwire_proto::v1::Tenant::default())
-            .await
-            .unwrap();
+        store.create_tenant(&name::Tenant { tenant: format!("t{n}") }, &v1::Tenant::default()).await.unwrap();
     }
     assert_eq!(store.forget_changes(3).await.unwrap(), 3);
     assert_eq!(store.changes_since(2, 10).await.unwrap(), Changes::Gap);
@@ -216,6 +227,6 @@ async fn changes_that_are_forgotten_are_a_gap(database: Database) {
     assert_eq!(store.forget_changes(5).await.unwrap(), 2);
     assert_eq!(store.changes_since(4, 10).await.unwrap(), Changes::Gap);
     assert_eq!(store.changes_since(5, 10).await.unwrap(), Changes::Sets(vec![]));
-    store.create_tenant(&name::Tenant { tenant: "t6".into() }, &hookwire_proto::v1::Tenant::default()).await.unwrap();
+    store.create_tenant(&name::Tenant { tenant: "t6".into() }, &v1::Tenant::default()).await.unwrap();
     assert!(matches!(store.changes_since(5, 10).await.unwrap(), Changes::Sets(sets) if sets[0].revision == 6));
 }

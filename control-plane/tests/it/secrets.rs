@@ -193,6 +193,7 @@ async fn pairs_are_brought_or_made_and_their_public_keys_listed(database: Databa
         [(&brought.name, &brought.public_key), (&made.name, &made.public_key)]
     );
     assert!(keys[0].expire_time.is_some() && keys[1].expire_time.is_none());
+    as_jwks(&plane, &keys).await;
     let promote = PromoteSecretRequest { name: made.name.clone(), ..Default::default() };
     let refusal_ = client.subscriptions.promote_secret(promote).await;
     assert_eq!(refusal(refusal_), refused(Code::FailedPrecondition, "SIGNS_NO_TOKEN"));
@@ -204,6 +205,28 @@ async fn pairs_are_brought_or_made_and_their_public_keys_listed(database: Databa
     let nobody = ListPublicKeysRequest { parent: "tenants/acme/subscriptions/none".into(), ..Default::default() };
     let none = client.subscriptions.list_public_keys(nobody).await;
     assert_eq!(refusal(none), refused(Code::NotFound, "NOT_FOUND"));
+}
+
+/// The same keys for anybody over HTTP, and nothing that tells what else there is.
+async fn as_jwks(plane: &Plane, keys: &[PublicKey]) {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let answer = plane.page("/.well-known/hookwire/acme/s/jwks.json").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("200 OK") && head.contains("application/jwk-set+json") && head.contains("max-age"), "{head}");
+    let set: serde_json::Value = serde_json::from_str(body).unwrap();
+    let expected = keys.iter().map(|key| {
+        let bytes = STANDARD.decode(key.key.strip_prefix("whpk_").unwrap()).unwrap();
+        serde_json::json!({
+            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
+            "kid": name::last_id(&key.secret), "x": URL_SAFE_NO_PAD.encode(bytes),
+        })
+    });
+    assert_eq!(set["keys"], expected.collect::<serde_json::Value>());
+    for path in ["acme/none", "none/s", "ACME/s", "acme/%00"] {
+        let answer = plane.page(&format!("/.well-known/hookwire/{path}/jwks.json")).await;
+        assert!(answer.contains("200 OK") && answer.ends_with("\r\n\r\n{\"keys\":[]}"), "{path}: {answer}");
+    }
 }
 
 async fn what_is_wrong_with_a_rotation_is_told(database: Database) {

@@ -284,14 +284,26 @@ async fn pages_show_everything_once(database: Database) {
 }
 
 /// Calls an RPC for a tenant with requests that are otherwise right or name what does not exist.
-async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status> {
+pub async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status> {
     let parent = format!("tenants/{tenant}");
     let subscription = format!("{parent}/subscriptions/none");
     let message = format!("{parent}/messages/none");
     let replay = format!("{parent}/replays/none");
     let zeros = "0".repeat(32);
-    let Client { tenants, event_types, subscriptions, api_keys, audit, messages, deliveries, attempts, dead_letters, replays } =
-        client;
+    let Client {
+        tenants,
+        event_types,
+        subscriptions,
+        api_keys,
+        audit,
+        messages,
+        deliveries,
+        attempts,
+        dead_letters,
+        nodes,
+        egress,
+        replays,
+    } = client;
     match rpc {
         Rpc::CreateTenant => {
             let request = CreateTenantRequest {
@@ -346,6 +358,22 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             })
             .await
             .map(drop),
+        Rpc::UpdateSubscription => {
+            let subscription = Some(Subscription { name: subscription, ..Default::default() });
+            let request = UpdateSubscriptionRequest { subscription, update_mask: None };
+            subscriptions.update_subscription(request).await.map(drop)
+        }
+        Rpc::BatchCreateSubscriptions => {
+            let requests = vec![new_subscription(tenant, "")];
+            let request = BatchCreateSubscriptionsRequest { parent, requests, ..Default::default() };
+            subscriptions.batch_create_subscriptions(request).await.map(drop)
+        }
+        Rpc::BatchUpdateSubscriptions => {
+            let subscription = Some(Subscription { name: subscription, ..Default::default() });
+            let requests = vec![UpdateSubscriptionRequest { subscription, update_mask: None }];
+            let request = BatchUpdateSubscriptionsRequest { parent, requests };
+            subscriptions.batch_update_subscriptions(request).await.map(drop)
+        }
         Rpc::CreateSecret => {
             let request = CreateSecretRequest { parent: subscription, ..Default::default() };
             subscriptions.create_secret(request).await.map(drop)
@@ -373,6 +401,10 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
         Rpc::ListPublicKeys => {
             let request = ListPublicKeysRequest { parent: subscription, ..Default::default() };
             subscriptions.list_public_keys(request).await.map(drop)
+        }
+        Rpc::PingSubscription => {
+            let request = PingSubscriptionRequest { name: subscription, timeout: None };
+            subscriptions.ping_subscription(request).await.map(drop)
         }
         Rpc::CreateApiKey => {
             let api_key = Some(ApiKey { role: Role::Viewer.into(), tenant: parent, ..Default::default() });
@@ -451,9 +483,7 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
             replays.create_replay(CreateReplayRequest { parent, replay, ..Default::default() }).await.map(drop)
         }
         Rpc::GetReplay => replays.get_replay(GetReplayRequest { name: replay }).await.map(drop),
-        Rpc::ListReplays => {
-            replays.list_replays(ListReplaysRequest { parent, ..Default::default() }).await.map(drop)
-        }
+        Rpc::ListReplays => replays.list_replays(ListReplaysRequest { parent, ..Default::default() }).await.map(drop),
         Rpc::PauseReplay => {
             replays.pause_replay(PauseReplayRequest { name: replay, ..Default::default() }).await.map(drop)
         }
@@ -466,10 +496,19 @@ async fn call(rpc: Rpc, client: &mut Client, tenant: &str) -> Result<(), Status>
         Rpc::WatchReplay => {
             replays.watch_replay(WatchReplayRequest { name: replay, ..Default::default() }).await.map(drop)
         }
+        Rpc::GetNode => nodes.get_node(GetNodeRequest { name: "nodes/none".into() }).await.map(drop),
+        Rpc::ListNodes => nodes.list_nodes(ListNodesRequest::default()).await.map(drop),
+        Rpc::GetEgressAddresses => egress.get_egress_addresses(GetEgressAddressesRequest::default()).await.map(drop),
     }
 }
 
-const RPCS: [Rpc; 46] = [
+pub const RPCS: [Rpc; 53] = [
+    Rpc::GetNode,
+    Rpc::ListNodes,
+    Rpc::GetEgressAddresses,
+    Rpc::UpdateSubscription,
+    Rpc::BatchCreateSubscriptions,
+    Rpc::BatchUpdateSubscriptions,
     Rpc::UpdateTenant,
     Rpc::UpdateEventType,
     Rpc::UpdateApiKey,
@@ -502,6 +541,7 @@ const RPCS: [Rpc; 46] = [
     Rpc::RotateSecret,
     Rpc::PromoteSecret,
     Rpc::ListPublicKeys,
+    Rpc::PingSubscription,
     Rpc::CreateApiKey,
     Rpc::GetApiKey,
     Rpc::ListApiKeys,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use hookwire_control_plane::config::Settings;
 use hookwire_control_plane::{ControlPlane, Error, Listeners};
 use hookwire_proto::v1::GetTenantRequest;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Code;
@@ -31,11 +30,7 @@ on_both!(
 );
 
 async fn probe(plane: &Plane, path: &str) -> String {
-    let mut stream = TcpStream::connect(plane.ops).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let answer = plane.page(path).await;
     answer.split_whitespace().nth(1).unwrap().into()
 }
 
@@ -164,6 +159,7 @@ async fn callers_come_by_tls_and_nodes_with_a_certificate_of_their_authority(dat
     (settings.api.tls_cert_file, settings.api.tls_key_file) = (file("api.pem", &cert), file("api.key", &key));
     (settings.push.tls_cert_file, settings.push.tls_key_file) = (file("push.pem", &cert), file("push.key", &key));
     settings.push.tls_client_ca_file = file("ca.pem", &authority.pem());
+    settings.push.nodes = vec![serde_json::from_str(r#"{"identity": "localhost"}"#).unwrap()];
     let plane = start(settings).await;
 
     let trust =

@@ -19,8 +19,7 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 
 use crate::support::{
-    Client, Database, Plane, embedded_log, invalid, new_subscription, on_both, refusal, refused, start,
-    start_with,
+    Client, Database, Plane, embedded_log, invalid, new_subscription, on_both, refusal, refused, start, start_with,
 };
 
 on_both!(
@@ -279,8 +278,7 @@ async fn what_waited_is_dropped_where_that_is_asked_for(database: Database) {
     append(&log, &dead("late", SUBSCRIPTION, DeadReason::Paused, dropped)).await;
     append(&log, &dead("kept", SUBSCRIPTION, DeadReason::Paused, paused)).await;
     let enabled = client.subscriptions.enable_subscription(enable(Waiting::Deliver)).await.unwrap().into_inner();
-    let ended =
-        until_state(&mut client, &enabled.state_change.unwrap().replay, replay::State::Succeeded).await;
+    let ended = until_state(&mut client, &enabled.state_change.unwrap().replay, replay::State::Succeeded).await;
     assert_eq!(ended.found_count, 1);
     eventually("it is delivered", async || !deliver.taken().is_empty()).await;
     assert_eq!(deliver.counts(), BTreeMap::from([("kept".to_owned(), 1)]));
@@ -305,7 +303,8 @@ async fn dead_letters_are_replayed_as_deliveries_of_their_own(database: Database
     append(&log, &dead("other", &neighbour(&log), DeadReason::Exhausted, 0)).await;
     let reasons = vec![dead_letter::Reason::Exhausted.into()];
     let selection = replay::DeadLetters { subscription: SUBSCRIPTION.into(), reasons, ..Default::default() };
-    let made = create(&mut client, "failed", Replay { description: "after their outage".into(), ..replay_of(selection) });
+    let made =
+        create(&mut client, "failed", Replay { description: "after their outage".into(), ..replay_of(selection) });
     let made = made.await;
     assert_eq!((made.state(), &*made.description), (replay::State::Pending, "after their outage"));
     let ended = until_state(&mut client, &made.name, replay::State::Succeeded).await;
@@ -447,10 +446,7 @@ async fn a_replay_is_paused_resumed_and_cancelled(database: Database) {
             _ => None,
         })
         .collect();
-    assert_eq!(
-        of_slow,
-        ["STATE_PENDING", "STATE_RUNNING", "STATE_PAUSED", "STATE_PENDING", "STATE_RUNNING", "gone"]
-    );
+    assert_eq!(of_slow, ["STATE_PENDING", "STATE_RUNNING", "STATE_PAUSED", "STATE_PENDING", "STATE_RUNNING", "gone"]);
 }
 
 async fn a_replay_is_carried_on_by_another_control_plane(database: Database) {
@@ -497,8 +493,7 @@ async fn replays_are_validated_listed_and_watched(database: Database) {
     client.create_subscription("acme", "s").await;
     client.subscriptions.create_subscription(new_subscription("acme", "t")).await.unwrap();
     let mut refused_with = async |replay: Replay| {
-        let request =
-            CreateReplayRequest { parent: "tenants/acme".into(), replay: Some(replay), ..Default::default() };
+        let request = CreateReplayRequest { parent: "tenants/acme".into(), replay: Some(replay), ..Default::default() };
         refusal(client.replays.create_replay(request).await)
     };
     let of = |selection| Replay { selection: Some(selection), ..Default::default() };
@@ -552,18 +547,17 @@ async fn replays_are_validated_listed_and_watched(database: Database) {
     let cancel = CancelReplayRequest { name: "tenants/acme/replays/b".into(), ..Default::default() };
     client.replays.cancel_replay(cancel).await.unwrap();
     let mut list = async |filter: &str, page_token: String| {
-        let request = ListReplaysRequest {
-            parent: "tenants/acme".into(),
-            page_size: 2,
-            page_token,
-            filter: filter.into(),
-        };
+        let request =
+            ListReplaysRequest { parent: "tenants/acme".into(), page_size: 2, page_token, filter: filter.into() };
         let page = client.replays.list_replays(request).await.unwrap().into_inner();
         let ids: Vec<_> = page.replays.iter().map(|replay| name::last_id(&replay.name).to_owned()).collect();
         (ids, page.next_page_token)
     };
     let (first, token) = list("", String::new()).await;
-    assert_eq!((first.as_slice(), list("", token).await), (&["c".into(), "b".into()][..], (vec!["a".into(), name::last_id(&once.name).into()], String::new())));
+    assert_eq!(
+        (first.as_slice(), list("", token).await),
+        (&["c".into(), "b".into()][..], (vec!["a".into(), name::last_id(&once.name).into()], String::new()))
+    );
     assert_eq!(list("state = CANCELLED", String::new()).await.0, ["b"]);
     assert_eq!(list("state != CANCELLED", String::new()).await.0, ["c", "a"]);
     let wrong = ListReplaysRequest { parent: "tenants/acme".into(), filter: "state < 3".into(), ..Default::default() };

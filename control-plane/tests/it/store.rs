@@ -22,6 +22,7 @@ on_both!(
     secrets_are_sealed_for_their_resource,
     a_store_keeps_its_identity_and_its_data,
     several_processes_may_open_a_new_store_at_once,
+    a_store_of_a_newer_version_is_refused_with_a_word,
     lists_are_in_the_order_of_bytes,
     the_bootstrap_key_is_made_once_and_replaced_when_it_changes,
 );
@@ -189,6 +190,7 @@ fn name_of(resource: &config::Resource) -> String {
         resource::Resource::EventType(event_type) => event_type.name.clone(),
         resource::Resource::Subscription(subscription) => subscription.name.clone(),
         resource::Resource::ApiKey(key) => key.name.clone(),
+        resource::Resource::Replay(replay) => replay.name.clone(),
     }
 }
 
@@ -227,6 +229,25 @@ async fn a_store_keeps_its_identity_and_its_data(database: Database) {
 async fn several_processes_may_open_a_new_store_at_once(database: Database) {
     let stores = futures::future::join_all((0..4).map(|_| database.store())).await;
     assert!(stores.iter().all(|store| store.store_id() == stores[0].store_id()));
+    // Each step was made once.
+    let steps = database.query("SELECT version FROM seaql_migrations ORDER BY version").await;
+    let mut once = steps.clone();
+    once.dedup();
+    assert!(steps.len() >= 4 && steps == once, "{steps:?}");
+    assert_eq!(database.query("SELECT store_id FROM store").await.len(), 1);
+}
+
+async fn a_store_of_a_newer_version_is_refused_with_a_word(database: Database) {
+    let store = database.store().await;
+    store.create_tenant(&tenant("a"), &titled("Acme")).await.unwrap();
+    let version = "m9999_of_a_later_version";
+    database.execute(&format!("INSERT INTO seaql_migrations (version, applied_at) VALUES ('{version}', 0)")).await;
+    let error = Store::open(&database.settings(), database.keys()).await.unwrap_err();
+    assert!(matches!(error, Error::NewerSchema { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("newer version") && text.contains(version) && text.contains("restore a backup"), "{text}");
+    // Who runs already goes on: versions are rolled out one process at a time.
+    store.create_tenant(&tenant("b"), &titled("Beta")).await.unwrap();
 }
 
 async fn lists_are_in_the_order_of_bytes(database: Database) {

@@ -17,8 +17,10 @@ use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
 use hookwire_proto::v1::audit_service_client::AuditServiceClient;
 use hookwire_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use hookwire_proto::v1::delivery_service_client::DeliveryServiceClient;
+use hookwire_proto::v1::egress_service_client::EgressServiceClient;
 use hookwire_proto::v1::event_type_service_client::EventTypeServiceClient;
 use hookwire_proto::v1::message_service_client::MessageServiceClient;
+use hookwire_proto::v1::node_service_client::NodeServiceClient;
 use hookwire_proto::v1::replay_service_client::ReplayServiceClient;
 use hookwire_proto::v1::subscription_service_client::SubscriptionServiceClient;
 use hookwire_proto::v1::tenant_service_client::TenantServiceClient;
@@ -29,6 +31,8 @@ use hookwire_proto::v1::{
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -99,8 +103,22 @@ impl Database {
         Some(Self { url: url.into(), ..Self::sqlite() })
     }
 
+    pub fn is_sqlite(&self) -> bool {
+        self.url.starts_with("sqlite")
+    }
+
+    /// Carries out statements behind the store's back.
+    pub async fn execute(&self, sql: &str) {
+        if !self.is_sqlite() {
+            return execute(&self.url, sql).await;
+        }
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        connection.execute_unprepared(sql).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
     pub fn settings(&self) -> StoreSettings {
-        StoreSettings { url: self.url.clone(), max_connections: 4, ..Default::default() }
+        StoreSettings { url: self.url.clone(), max_connections: 8, ..Default::default() }
     }
 
     pub fn keys(&self) -> Arc<MasterKeys> {
@@ -117,7 +135,7 @@ impl Database {
 
     /// Everything that is in the database: SQLite's files, or every row of PostgreSQL as text, bytes in hexadecimal.
     pub async fn contents(&self) -> Vec<u8> {
-        if self.url.starts_with("sqlite") {
+        if self.is_sqlite() {
             let files = std::fs::read_dir(self.directory.path()).unwrap().map(|file| file.unwrap().path());
             let files = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("store.db"));
             return files.flat_map(|path| std::fs::read(path).unwrap()).collect();
@@ -136,6 +154,16 @@ impl Database {
         }
         connection.close().await.unwrap();
         contents
+    }
+
+    /// The first column of what SQL selects, as text; for what the store does not show.
+    pub async fn query(&self, sql: &str) -> Vec<String> {
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        let statement = Statement::from_string(connection.get_database_backend(), sql);
+        let rows = connection.query_all_raw(statement).await.unwrap();
+        let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+        connection.close().await.unwrap();
+        texts
     }
 
     /// Settings of a control plane over this database, on free ports of the loopback.
@@ -217,6 +245,16 @@ impl Plane {
         Client::new(channel, key)
     }
 
+    /// What a path of its port for HTTP answers: status line, headers and body.
+    pub async fn page(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.ops).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     pub async fn admin(&self) -> Client {
         self.client(ADMIN_KEY).await
     }
@@ -249,6 +287,8 @@ pub struct Client {
     pub attempts: AttemptServiceClient<Authorized>,
     pub dead_letters: DeadLetterServiceClient<Authorized>,
     pub audit: AuditServiceClient<Authorized>,
+    pub nodes: NodeServiceClient<Authorized>,
+    pub egress: EgressServiceClient<Authorized>,
     pub replays: ReplayServiceClient<Authorized>,
 }
 
@@ -266,7 +306,9 @@ impl Client {
             dead_letters: DeadLetterServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             replays: ReplayServiceClient::with_interceptor(channel.clone(), with_key.clone()),
             api_keys: ApiKeyServiceClient::with_interceptor(channel.clone(), with_key.clone()),
-            audit: AuditServiceClient::with_interceptor(channel, with_key),
+            audit: AuditServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            nodes: NodeServiceClient::with_interceptor(channel.clone(), with_key.clone()),
+            egress: EgressServiceClient::with_interceptor(channel, with_key),
         }
     }
 

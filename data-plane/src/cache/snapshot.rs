@@ -10,6 +10,8 @@ use hookwire_proto::config::{self, Role, change, replay, resource, subscription:
 use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
 use ipnet::IpNet;
+use prost::Message as _;
+use twox_hash::XxHash3_64;
 use url::Url;
 
 use super::settings::Settings;
@@ -127,6 +129,9 @@ pub struct Snapshot {
     api_key_hashes: imbl::HashMap<String, Vec<u8>>,
     /// Names of replays whose deliveries are dropped.
     cancelled_replays: imbl::HashSet<String>,
+    /// The checksum of each resource by the hash of its name, to be taken away from the whole when the resource goes.
+    checksums: imbl::HashMap<u64, u64>,
+    checksum: u64,
 }
 
 impl Snapshot {
@@ -142,6 +147,12 @@ impl Snapshot {
     /// The revision of the last write that is in here.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// A checksum over every resource, see `hookwire.config.v1.Acknowledgement`: the same however this came about. It costs a change and not
+    /// the whole.
+    pub fn checksum(&self) -> u64 {
+        self.checksum
     }
 
     /// Makes this the snapshot after a change set.
@@ -218,6 +229,10 @@ impl Snapshot {
     }
 
     fn put(&mut self, resource: config::Resource) {
+        let encoded = resource.encode_to_vec();
+        self.count(&resource, &encoded);
+        // Read anew: what is sealed lies in the response that it came in, and would keep the whole of that in memory.
+        let resource = config::Resource::decode(&*encoded).expect("it was encoded here");
         match resource.resource {
             Some(resource::Resource::Tenant(tenant)) => {
                 let validate_payloads = tenant.validate_payloads;
@@ -258,7 +273,25 @@ impl Snapshot {
         }
     }
 
+    /// Lets the checksum have this resource in the place of the one of its name.
+    fn count(&mut self, resource: &config::Resource, encoded: &[u8]) {
+        let name = match &resource.resource {
+            Some(resource::Resource::Tenant(tenant)) => &tenant.name,
+            Some(resource::Resource::EventType(event_type)) => &event_type.name,
+            Some(resource::Resource::Subscription(subscription)) => &subscription.name,
+            Some(resource::Resource::ApiKey(key)) => &key.name,
+            Some(resource::Resource::Replay(replay)) => &replay.name,
+            None => return,
+        };
+        let checksum = hash(encoded);
+        let before = self.checksums.insert(hash(name.as_bytes()), checksum).unwrap_or_default();
+        self.checksum = self.checksum.wrapping_sub(before).wrapping_add(checksum);
+    }
+
     fn delete(&mut self, name: &str) {
+        if let Some(gone) = self.checksums.remove(&hash(name.as_bytes())) {
+            self.checksum = self.checksum.wrapping_sub(gone);
+        }
         // Names of different kinds differ, so at most one of these finds it.
         self.tenants.remove(name);
         self.event_types.remove(name);
@@ -292,6 +325,11 @@ fn event_type_name(tenant: &str, event_type: &str) -> String {
     format!("{tenant}/eventTypes/{event_type}")
 }
 
+/// The same on every machine and in every process.
+fn hash(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
 /// A line feed is in neither part, so that they can't run into each other.
 fn match_key(tenant: &str, pattern: &str, suffix: &str) -> String {
     format!("{tenant}\n{pattern}{suffix}")
@@ -300,6 +338,9 @@ fn match_key(tenant: &str, pattern: &str, suffix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::settings::Authentication;
+    use bytes::Bytes;
+    use proptest::prelude::*;
 
     fn subscription(name: &str, event_types: &[&str]) -> config::Resource {
         config::Resource {
@@ -372,5 +413,67 @@ mod tests {
             changes: vec![config::Change { change: Some(change::Change::Delete("apiKeys/k".into())) }],
         });
         assert!(snapshot.api_key(&[7; 32]).is_none());
+    }
+
+    #[test]
+    fn a_snapshot_does_not_keep_the_responses_that_it_came_in() {
+        let sealed = || Some(config::Sealed { key_id: "k".into(), r#box: vec![7; 60].into() });
+        let content = sealed().map(config::custom_header::Content::SecretValue);
+        let password = config::BasicAuth { username: "me".into(), password: sealed() };
+        let client = config::OAuthClient { client_secret: sealed(), ..Default::default() };
+        for authentication in [Authentication::BasicAuth(password), Authentication::OauthClient(client)] {
+            let certificate = config::ClientCertificate { certificate: "c".into(), private_key: sealed() };
+            let settings = config::SubscriptionSettings {
+                headers: vec![config::CustomHeader { name: "x-secret".into(), content: content.clone() }],
+                authentication: Some(authentication),
+                client_certificate: Some(certificate),
+                ..Default::default()
+            };
+            let subscription = config::Subscription {
+                name: "tenants/a/subscriptions/s".into(),
+                url: "https://example.com/".into(),
+                secrets: vec![config::Secret { key: sealed(), ..Default::default() }],
+                shared_key: Some(config::SharedKey { header: "x-key".into(), value: sealed() }),
+                settings: Some(settings),
+                ..Default::default()
+            };
+            let resource = config::Resource { resource: Some(resource::Resource::Subscription(subscription)) };
+            let response = Bytes::from(resource.encode_to_vec());
+            let came = config::Resource::decode(response.clone()).unwrap();
+            assert!(!response.is_unique(), "what is sealed lies in it");
+            let snapshot = Snapshot::new(1, [came]);
+            let kept = snapshot.subscription("tenants/a/subscriptions/s").unwrap();
+            assert_eq!(kept.secrets[0].key, sealed());
+            assert!(kept.settings.as_ref().unwrap().client_certificate.as_ref().unwrap().private_key == sealed());
+            assert!(response.is_unique());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_checksum_is_of_what_is_there_and_not_of_how_it_got_there(
+            history in prop::collection::vec((0..6_u8, 0..3_u8, any::<bool>()), 1..40),
+        ) {
+            let name = |id: u8| format!("tenants/a/subscriptions/s{id}");
+            let types = [&["a"][..], &["b", "c.*"], &["*"]];
+            let mut state = std::collections::BTreeMap::new();
+            let mut snapshot = Snapshot::new(0, []);
+            for (revision, (id, version, delete)) in (1..).zip(history) {
+                let change = if delete {
+                    state.remove(&id);
+                    change::Change::Delete(name(id))
+                } else {
+                    let resource = subscription(&name(id), types[usize::from(version)]);
+                    state.insert(id, resource.clone());
+                    change::Change::Put(resource)
+                };
+                let changes = vec![config::Change { change: Some(change) }];
+                snapshot.apply(config::ChangeSet { revision, changes });
+                let fresh = Snapshot::new(revision, state.values().rev().cloned());
+                prop_assert_eq!(snapshot.checksum(), fresh.checksum());
+            }
+            let other = Snapshot::new(9, [subscription("tenants/b/subscriptions/other", &["a"])]);
+            prop_assert_ne!(snapshot.checksum(), other.checksum());
+        }
     }
 }

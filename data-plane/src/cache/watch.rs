@@ -6,12 +6,13 @@
 //! The last good snapshot stays for as long as nothing newer has come whole.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 use hookwire_log::Layout;
 use hookwire_proto::config::config_service_client::ConfigServiceClient;
-use hookwire_proto::config::{Acknowledgement, Hello, WatchRequest, watch_request, watch_response};
+use hookwire_proto::config::{Acknowledgement, Hello, NodeRole, WatchRequest, watch_request, watch_response};
 use tokio::sync::watch as channel;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::WatchStream;
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Config, Snapshot};
+use crate::config::Role;
+use crate::owned::Owned;
 use copy::Copy;
 
 mod connect;
@@ -76,6 +79,9 @@ impl From<Status> for Error {
 pub struct Watch {
     settings: Settings,
     node: String,
+    roles: Vec<Role>,
+    egress_addresses: Vec<IpAddr>,
+    owned: Owned,
     copy: Copy,
     snapshots: channel::Sender<Option<Arc<Snapshot>>>,
     config: Config,
@@ -96,7 +102,25 @@ impl Watch {
         let (snapshots, config) = Config::new();
         config.set_cut_off();
         let layout = channel::Sender::new(None);
-        Ok(Self { settings, node, copy: Copy::default(), snapshots, config, layout, connected: false })
+        Ok(Self {
+            settings,
+            node,
+            roles: Role::ALL.to_vec(),
+            egress_addresses: Vec::new(),
+            owned: Owned::default(),
+            copy: Copy::default(),
+            snapshots,
+            config,
+            layout,
+            connected: false,
+        })
+    }
+
+    /// What the control plane is told of the node besides: what it does, the addresses that its requests come from, and which partitions it
+    /// owns. A node that does not deliver gets no secrets.
+    #[must_use]
+    pub fn telling(self, roles: &[Role], egress_addresses: &[IpAddr], owned: Owned) -> Self {
+        Self { roles: roles.to_vec(), egress_addresses: egress_addresses.to_vec(), owned, ..self }
     }
 
     /// The configuration that this watch keeps current.
@@ -142,9 +166,14 @@ impl Watch {
     async fn stream(&mut self, endpoint: &str) -> Result<Infallible, Error> {
         let channel = connect::connect(&self.settings, endpoint).await?;
         let mut client = ConfigServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        let (acknowledged, acknowledgements) = channel::channel(0);
-        let requests = stream::once(std::future::ready(self.hello()))
-            .chain(WatchStream::from_changes(acknowledgements).map(acknowledgement));
+        let (acknowledged, acknowledgements) = channel::channel((0, 0));
+        let owned = self.owned.changes();
+        // Nothing is what a control plane takes for granted.
+        let owned = if owned.borrow().is_empty() { WatchStream::from_changes(owned) } else { WatchStream::new(owned) };
+        let requests = stream::once(std::future::ready(self.hello())).chain(stream::select(
+            WatchStream::from_changes(acknowledgements).map(acknowledgement),
+            owned.map(|owned| watch_request::Request::Status(Owned::status(owned))).map(request),
+        ));
 
         let begin = async {
             let mut responses = client.watch(requests).await?.into_inner();
@@ -180,13 +209,13 @@ impl Watch {
                 None => None,
             };
             if let Some(snapshot) = newest {
-                let revision = snapshot.revision();
+                let (revision, checksum) = (snapshot.revision(), snapshot.checksum());
                 self.snapshots.send_replace(Some(snapshot));
                 if revision >= welcome.revision {
                     self.config.set_current();
                 }
                 tracing::debug!(revision, "configuration applied");
-                acknowledged.send_replace(revision);
+                acknowledged.send_replace((revision, checksum));
             }
         }
         Err(Error::Silent { detail: "closed the stream" })
@@ -198,8 +227,11 @@ impl Watch {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             store_id: self.copy.store_id().to_owned(),
             revision: self.copy.revision(),
+            roles: self.roles.iter().map(|role| NodeRole::from(*role).into()).collect(),
+            egress_addresses: self.egress_addresses.iter().map(ToString::to_string).collect(),
+            checksum: self.copy.checksum(),
         };
-        WatchRequest { request: Some(watch_request::Request::Hello(hello)) }
+        request(watch_request::Request::Hello(hello))
     }
 
     fn keep_layout(&self, welcome: &hookwire_proto::config::Welcome) -> Result<(), Error> {
@@ -227,6 +259,10 @@ impl Watch {
     }
 }
 
-fn acknowledgement(revision: i64) -> WatchRequest {
-    WatchRequest { request: Some(watch_request::Request::Acknowledgement(Acknowledgement { revision })) }
+fn acknowledgement((revision, checksum): (i64, u64)) -> WatchRequest {
+    request(watch_request::Request::Acknowledgement(Acknowledgement { revision, checksum }))
+}
+
+fn request(request: watch_request::Request) -> WatchRequest {
+    WatchRequest { request: Some(request) }
 }

@@ -1,4 +1,5 @@
-//! The HTTP client: one request, one answer, nothing on its own account.
+//! The HTTP client: one request, one answer, nothing on its own account. A subscription that shows a certificate has clients,
+//! and connections, of its own.
 
 use std::fs;
 use std::io;
@@ -7,17 +8,29 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use reqwest::redirect;
-use rustls::pki_types::CertificateDer;
+use hookwire_proto::config::ClientCertificate;
+use hookwire_proto::seal::MasterKeys;
+use moka::sync::Cache;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tower::{BoxError, Service};
 
 use super::answer;
 use super::attempt::Answer;
 use super::config::Settings;
 use super::egress::Guard;
+use super::failure::Shared;
 use super::request::Request;
+use super::sources::Sources;
+use crate::cache::snapshot::Subscription;
+use crate::sign::{self, authorization};
+
+/// Subscriptions with a certificate whose clients are kept, at most.
+const MAX_OWN: u64 = 1_000;
+/// For so long without a request.
+const OWN_IDLE: Duration = Duration::from_secs(10 * 60);
 
 /// The client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -40,36 +53,64 @@ pub enum Error {
 
 /// Sends requests. Clones share connections.
 #[derive(Clone)]
-pub struct Client {
-    http: reqwest::Client,
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    guard: Guard,
+    keys: Arc<MasterKeys>,
+    roots: Arc<RootCertStore>,
+    /// For all who show no certificate.
+    shared: Sources,
+    /// By subscription and revision: with other settings, others.
+    own: Cache<(Arc<str>, i64), Sources>,
     kept_headers: Arc<[String]>,
 }
 
 impl Client {
-    /// A client that connects to what the guard lets through.
+    /// A client that connects to what the guard lets through, with certificates whose keys open under `keys`.
     ///
     /// # Errors
     /// Any [`Error`].
-    pub fn new(settings: &Settings, guard: Guard) -> Result<Self, Error> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(settings)?)
-            .https_only(!settings.egress.allow_http)
-            .dns_resolver(guard)
-            // A redirect would send the request where nobody has checked.
-            .redirect(redirect::Policy::none())
-            // The environment's proxy would resolve names itself.
-            .no_proxy()
-            // Every request is an attempt with a record.
-            .retry(reqwest::retry::never())
-            .connect_timeout(settings.connect_timeout)
-            .pool_idle_timeout(settings.idle_timeout)
-            .pool_max_idle_per_host(settings.max_idle_connections)
-            .tcp_nodelay(true)
-            // An HTTP/2 connection whose other end is gone would take every attempt with it until it times out.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
-            .build()?;
-        Ok(Self { http, kept_headers: settings.kept_headers.clone().into() })
+    pub fn new(settings: &Settings, guard: Guard, keys: Arc<MasterKeys>) -> Result<Self, Error> {
+        let roots = Arc::new(roots(settings)?);
+        let shared = Sources::new(settings, &guard, tls(&roots)?.with_no_client_auth())?;
+        Ok(Self(Arc::new(Inner {
+            settings: settings.clone(),
+            guard,
+            keys,
+            roots,
+            shared,
+            own: Cache::builder().max_capacity(MAX_OWN).time_to_idle(OWN_IDLE).build(),
+            kept_headers: settings.kept_headers.clone().into(),
+        })))
+    }
+
+    /// What sends requests that show no certificate.
+    pub fn shared(&self) -> &Sources {
+        &self.0.shared
+    }
+}
+
+impl Inner {
+    /// What sends the requests of a subscription.
+    fn of(&self, subscription: &Subscription) -> Result<Sources, Shared<sign::Error>> {
+        let settings = subscription.settings.as_deref();
+        let Some(certificate) = settings.and_then(|settings| settings.client_certificate.as_ref()) else {
+            return Ok(self.shared.clone());
+        };
+        let key = (subscription.name.clone(), subscription.revision);
+        self.own.try_get_with(key, || self.showing(&subscription.name, certificate)).map_err(Shared)
+    }
+
+    fn showing(&self, subscription: &str, certificate: &ClientCertificate) -> Result<Sources, sign::Error> {
+        let key = authorization::private_key(subscription, certificate, &self.keys)?;
+        let unusable = || sign::Error::Certificate;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| unusable())?;
+        let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes());
+        let chain = chain.collect::<Result<_, _>>().map_err(|_| unusable())?;
+        let tls = tls(&self.roots).and_then(|tls| tls.with_client_auth_cert(chain, key)).map_err(|_| unusable())?;
+        Sources::new(&self.settings, &self.guard, tls).map_err(|_| unusable())
     }
 }
 
@@ -84,14 +125,16 @@ impl Service<Request> for Client {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let sent = self.http.execute(request.http);
-        let kept_headers = self.kept_headers.clone();
-        Box::pin(async move { Ok(answer::read(sent.await?, &kept_headers, &request.secrets).await?) })
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let sent = inner.of(&request.subscription)?.execute(request.http).await?;
+            Ok(answer::read(sent, &inner.kept_headers, &request.secrets).await?)
+        })
     }
 }
 
-/// The system's authorities and the configured ones; HTTP/2 where the recipient speaks it.
-fn tls(settings: &Settings) -> Result<ClientConfig, Error> {
+/// The system's authorities and the configured ones.
+fn roots(settings: &Settings) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
@@ -117,11 +160,12 @@ fn tls(settings: &Settings) -> Result<ClientConfig, Error> {
              set deliver.ca_file"
         );
     }
+    Ok(roots)
+}
+
+/// TLS with recipients that these authorities know.
+fn tls(roots: &Arc<RootCertStore>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots.clone()))
 }

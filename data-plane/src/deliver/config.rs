@@ -1,5 +1,6 @@
 //! Settings of deliveries.
 
+use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use crate::sign::Rules;
 
 /// At most this many headers of an answer are kept.
 pub const MAX_KEPT_HEADERS: usize = 16;
+
+/// At most this many addresses may be bound or declared.
+const MAX_ADDRESSES: usize = 64;
 
 /// How attempts are made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,11 @@ pub struct Egress {
     pub allow: Vec<IpNet>,
     /// Whether `http` is allowed. What is sent can then be read and changed by everybody on the way.
     pub allow_http: bool,
+    /// The addresses of this machine that requests come from, used in turn. Recipients that have no address of the same family are not reached.
+    /// The system chooses by default, and then nobody can tell recipients which to let in.
+    pub bind: Vec<IpAddr>,
+    /// Those that recipients see instead: behind NAT, its public addresses. What is bound by default.
+    pub public: Vec<IpAddr>,
     /// Ports that are refused on every host: those that Hookwire itself listens on, where `allow` brings them within reach.
     pub refuse_ports: Vec<u16>,
 }
@@ -126,12 +135,43 @@ impl Settings {
             "deliver.max_concurrency",
             "write a number from 1 to 1000, such as 20",
         )?;
+        for (setting, addresses) in
+            [("deliver.egress.bind", &self.egress.bind), ("deliver.egress.public", &self.egress.public)]
+        {
+            let is_one = |address: &IpAddr| !address.is_unspecified() && !address.is_multicast();
+            let are_different = (1..addresses.len()).all(|at| !addresses[..at].contains(&addresses[at]));
+            require(
+                addresses.iter().all(is_one) && are_different && addresses.len() <= MAX_ADDRESSES,
+                setting,
+                "write at most 64 different addresses, none of them unspecified or multicast, such as [\"203.0.113.7\"]",
+            )?;
+        }
         let is_name = |name: &String| HeaderName::from_lowercase(name.as_bytes()).is_ok();
         require(
             self.kept_headers.len() <= MAX_KEPT_HEADERS && self.kept_headers.iter().all(is_name),
             "deliver.kept_headers",
             "write at most 16 names of HTTP headers in lower case, such as [\"content-type\", \"retry-after\"]",
         )
+    }
+
+    /// Refuses addresses that this machine does not have.
+    ///
+    /// # Errors
+    /// Names the setting and the address.
+    pub fn check_bind(&self) -> Result<(), Error> {
+        for address in &self.egress.bind {
+            // No datagram is sent: it only tells whether the address can be bound.
+            UdpSocket::bind((*address, 0)).map_err(|error| Error {
+                setting: "deliver.egress.bind",
+                detail: format!("{address} can't be bound ({error}); write addresses that this machine has"),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The addresses that requests come from, as recipients see them; none if nobody knows.
+    pub fn egress_addresses(&self) -> &[IpAddr] {
+        if self.egress.public.is_empty() { &self.egress.bind } else { &self.egress.public }
     }
 
     /// The egress guard's rules.
@@ -173,8 +213,32 @@ mod tests {
         assert_eq!(with(|s| s.max_concurrency = 0), Err("deliver.max_concurrency"));
         assert_eq!(with(|s| s.kept_headers = vec!["X-Upper".into()]), Err("deliver.kept_headers"));
         assert_eq!(with(|s| s.kept_headers = vec!["a".into(); 17]), Err("deliver.kept_headers"));
+        let address = |text: &str| text.parse().unwrap();
+        for (bind, public) in [(vec!["0.0.0.0"], vec![]), (vec!["::1", "::1"], vec![]), (vec![], vec!["224.0.0.1"])] {
+            let [bind, public] = [bind, public].map(|texts| texts.into_iter().map(address).collect::<Vec<IpAddr>>());
+            let egress = Egress { bind: bind.clone(), public, ..Egress::default() };
+            let expected = if bind.is_empty() { "deliver.egress.public" } else { "deliver.egress.bind" };
+            let refused = Settings { egress, ..Settings::default() }.validate().map_err(|error| error.setting);
+            assert_eq!(refused, Err(expected));
+        }
         let aging = Settings { attempt_timeout: seconds(30), connect_timeout: seconds(20), ..Settings::default() };
         assert_eq!(aging.validate().map_err(|error| error.setting), Err("deliver.connect_timeout"));
+    }
+
+    #[test]
+    fn only_addresses_of_this_machine_are_bound_and_the_declared_ones_are_told() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let of = |bind: &[&str], public: &[&str]| {
+            let [bind, public] = [bind, public].map(|all| all.iter().map(|text| address(text)).collect());
+            Settings { egress: Egress { bind, public, ..Egress::default() }, ..Settings::default() }
+        };
+        let bound = of(&["127.0.0.2", "127.0.0.3"], &[]);
+        assert_eq!((bound.validate(), bound.check_bind()), (Ok(()), Ok(())));
+        assert_eq!(bound.egress_addresses(), [address("127.0.0.2"), address("127.0.0.3")]);
+        assert_eq!(of(&["127.0.0.2"], &["203.0.113.7"]).egress_addresses(), [address("203.0.113.7")]);
+        // Of a range for documentation, which no machine has.
+        let error = of(&["192.0.2.1"], &[]).check_bind().unwrap_err();
+        assert!(error.setting == "deliver.egress.bind" && error.detail.starts_with("192.0.2.1"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Why there is no answer, told from the types of the errors along `source()`, never from their text.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use hookwire_proto::egress::Refusal;
 use hookwire_proto::log::AttemptError;
@@ -9,11 +11,28 @@ use tower::timeout::error::Elapsed;
 
 use super::answer::truncate;
 use super::attempt::Failure;
-use super::egress;
+use super::{egress, oauth};
 use crate::sign;
 
 /// How long a detail may be, in bytes.
 const MAX_DETAIL_BYTES: usize = 256;
+
+/// An error that several attempts share.
+#[derive(Debug)]
+pub struct Shared<E>(pub Arc<E>);
+
+impl<E: StdError> fmt::Display for Shared<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<E: StdError + 'static> StdError for Shared<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        // An `Arc` is an error too, but not the one that is looked for.
+        Some(&*self.0)
+    }
+}
 
 /// What an error of the stack means.
 pub fn classify(error: &(dyn StdError + Send + Sync + 'static)) -> Failure {
@@ -26,6 +45,7 @@ pub fn classify(error: &(dyn StdError + Send + Sync + 'static)) -> Failure {
         AttemptError::Timeout if is_connect(&chain) => ("no connection in time", false),
         AttemptError::Timeout => ("no complete answer in time", false),
         AttemptError::Tls => ("no secure connection", true),
+        AttemptError::Token => ("no access token", true),
         AttemptError::Connect => ("no connection", true),
         AttemptError::Protocol => ("the answer was not HTTP", true),
         _ => ("the connection broke before the answer was complete", true),
@@ -42,6 +62,9 @@ pub fn classify(error: &(dyn StdError + Send + Sync + 'static)) -> Failure {
 fn kind(chain: &[&(dyn StdError + 'static)]) -> AttemptError {
     if has::<sign::Error>(chain).is_some() {
         return AttemptError::Request;
+    }
+    if has::<oauth::Error>(chain).is_some() {
+        return AttemptError::Token;
     }
     if has::<Refusal>(chain).is_some() {
         return AttemptError::Egress;

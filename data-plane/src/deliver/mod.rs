@@ -8,7 +8,9 @@
 //! * [`stack`]: how an attempt is made: timeout → sign → egress guard → client
 //!   * [`request`]: the attempt as a signed request, [trace](crate::trace) context included
 //!   * [`egress`]: the guard where names become addresses
-//!   * [`client`]: the only user of reqwest; [`answer`]: what is kept of an answer
+//!   * [`oauth`]: access tokens, where the recipient asks for one
+//!   * [`client`]: sends it, with a certificate where the recipient asks for one, from the addresses of [`sources`]
+//!   * [`answer`]: what is kept of an answer
 //!   * [`failure`]: why there is none
 //! * [`config`]: settings of attempts
 
@@ -19,6 +21,7 @@ use hookwire_log::{ConsumerOptions, Log, Topic};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Config;
+use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::{attempts, stage};
 
@@ -32,13 +35,15 @@ pub mod failure;
 pub mod lane;
 pub mod lanes;
 mod make;
+pub mod oauth;
 mod partition;
 pub mod request;
 mod seen;
 mod settle;
+pub mod sources;
+pub mod stack;
 #[cfg(test)]
 mod state_tests;
-pub mod stack;
 #[cfg(test)]
 mod tests;
 
@@ -80,6 +85,8 @@ pub struct Deliver {
     pub attempter: Arc<dyn Attempts>,
     /// Id of this node, for the records of attempts.
     pub node: String,
+    /// Which partitions this node owns.
+    pub owned: Owned,
 }
 
 /// What the owners of partitions share.
@@ -104,7 +111,7 @@ pub async fn run(deliver: Deliver, shutdown: CancellationToken) -> Result<(), st
     if !stage::configured(&deliver.config, &shutdown).await {
         return Ok(());
     }
-    let log = deliver.log.clone();
+    let (log, owned) = (deliver.log.clone(), deliver.owned.clone());
     let node = Arc::new(Node {
         bodies: Bodies::new(log.clone(), deliver.lanes.body_cache_bytes),
         log: deliver.log,
@@ -118,7 +125,7 @@ pub async fn run(deliver: Deliver, shutdown: CancellationToken) -> Result<(), st
     });
     let options = ConsumerOptions::default();
     stage::run("deliver", &log, &[Topic::Deliveries], options, &shutdown, |partition| {
-        partition::own(node.clone(), partition)
+        owned.hold(&log, &partition).during(partition::own(node.clone(), partition))
     })
     .await
 }

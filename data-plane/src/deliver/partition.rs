@@ -24,6 +24,7 @@ use hookwire_proto::name;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::ping::Pings;
 use super::Node;
 use super::attempt::{Failure, Finished};
 use super::lane::{Lane, Signal};
@@ -33,6 +34,8 @@ use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
 use crate::stage::{next, quarantine_reason, to_ms, until};
 use crate::{dead_letter, retry};
+
+mod ping;
 
 /// A lane whose attempts end closer together than this is brisk.
 const BRISK: Duration = Duration::from_millis(5);
@@ -73,6 +76,7 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
         assigned_ms: now_ms(),
         parked: Vec::new(),
         waiting: None,
+        pings: Pings::default(),
         seen: Seen::default(),
         held: 0,
         is_stale: false,
@@ -99,6 +103,7 @@ struct Owner {
     parked: Vec<Item>,
     /// It waits for room in a brisk lane, and the partition with it.
     waiting: Option<Item>,
+    pings: Pings,
     seen: Seen,
     /// Deliveries in any of the above, or under way.
     held: usize,
@@ -187,6 +192,10 @@ impl Owner {
         else {
             return self.park(item);
         };
+        if item.delivery.ping {
+            let subscription = snapshot.subscription(&item.delivery.subscription).cloned();
+            return self.ping(item, subscription);
+        }
         let Some(subscription) = snapshot.subscription(&item.delivery.subscription) else {
             return self.dead(item, DeadReason::Deleted);
         };
@@ -412,6 +421,9 @@ impl Owner {
     }
 
     fn on_ended(&mut self, item: Item, id: &str, ended: Ended) {
+        if item.delivery.ping {
+            return self.ping_ended(item, id, ended);
+        }
         let name = item.delivery.subscription.clone();
         match ended {
             Ended::Finished(finished) => {
@@ -445,6 +457,10 @@ impl Owner {
     }
 
     fn settle_attempt(&mut self, item: Item, id: &str, finished: &Finished) {
+        if item.delivery.ping {
+            let settled = settle::after_ping(&self.node, &item.delivery, id, item.revision, finished);
+            return self.settle(item, settled);
+        }
         let jitter = rand::random_range(-1.0..=1.0);
         let snapshot = self.node.config.current();
         let settings =
@@ -497,6 +513,7 @@ impl Owner {
         }
         if self.is_stale && self.finisher.may_begin() {
             self.is_stale = false;
+            std::mem::take(&mut self.pings.waiting).into_iter().for_each(|item| self.route(item));
             let queued: Vec<_> =
                 self.lanes.iter().filter(|(_, entry)| entry.lane.queued() > 0).map(|(name, _)| name.clone()).collect();
             queued.iter().for_each(|name| self.begin(name));

@@ -1,5 +1,6 @@
 //! An attempt as an HTTP request. Pure: time and ids are passed in.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hookwire_proto::seal::MasterKeys;
@@ -7,7 +8,8 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::attempt::Attempt;
-use crate::sign::{self, Rules, Secrets};
+use crate::cache::snapshot::Subscription;
+use crate::sign::{self, Rules, Secrets, authorization};
 use crate::trace::{self, Ids};
 
 /// `webhook-attempt`: number of the attempt, from 1.
@@ -23,23 +25,29 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("hookwire/", env!("C
 pub struct Request {
     /// What is sent.
     pub http: reqwest::Request,
+    /// Whose recipient it goes to.
+    pub subscription: Arc<Subscription>,
     /// What must not come back.
     pub secrets: Secrets,
 }
 
-/// Signs an attempt that is sent `now` and writes it as a request.
+/// Signs an attempt that is sent `now`, with an access token where the recipient asks for one, and writes it as a request.
 ///
 /// # Errors
 /// Any [`sign::Error`].
 pub fn build(
     attempt: &Attempt,
+    token: Option<&str>,
     keys: &MasterKeys,
     rules: &Rules,
     now: SystemTime,
     ids: Ids,
 ) -> Result<Request, sign::Error> {
     let url = attempt.subscription.url.clone().ok_or(sign::Error::NoUrl)?;
-    let sign::Signed { mut headers, secrets } = sign::sign(attempt, keys, rules, now)?;
+    let sign::Signed { mut headers, mut secrets } = sign::sign(attempt, keys, rules, now)?;
+    if let Some(token) = token {
+        authorization::bearer(token, &mut headers, &mut secrets)?;
+    }
     let content_type = attempt.subscription.settings.as_deref().map(|settings| &settings.content_type);
     let content_type = content_type.filter(|own| !own.is_empty()).unwrap_or(&attempt.content_type);
     headers.insert(CONTENT_TYPE, sign::value("content-type", content_type.clone())?);
@@ -58,19 +66,16 @@ pub fn build(
     let mut http = reqwest::Request::new(Method::POST, url);
     *http.headers_mut() = headers;
     *http.body_mut() = Some(attempt.body.clone().into());
-    Ok(Request { http, secrets })
+    Ok(Request { http, subscription: attempt.subscription.clone(), secrets })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use bytes::Bytes;
     use hookwire_proto::config::Secret;
-
-    use crate::cache::snapshot::Subscription;
 
     #[test]
     fn a_plain_attempt_carries_no_replay_and_no_foreign_tracestate() {
@@ -99,7 +104,7 @@ mod tests {
         };
         let rules = Rules { issuer: "hookwire".into(), token_life: Duration::from_secs(20) };
         let ids = Ids { trace: 1, span: 2 };
-        let request = build(&attempt, &keys, &rules, SystemTime::now(), ids).unwrap().http;
+        let request = build(&attempt, None, &keys, &rules, SystemTime::now(), ids).unwrap().http;
         assert_eq!((request.method(), request.url().as_str()), (&Method::POST, "https://hooks.example.com/in"));
         let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
@@ -121,7 +126,7 @@ mod tests {
         assert!(request.headers()["authorization"].is_sensitive(), "so that nothing prints it");
 
         let unsendable = Attempt { content_type: "a\nb".into(), ..attempt };
-        let error = build(&unsendable, &keys, &rules, SystemTime::now(), ids).unwrap_err();
+        let error = build(&unsendable, None, &keys, &rules, SystemTime::now(), ids).unwrap_err();
         assert!(matches!(error, sign::Error::Header { name: "content-type" }));
     }
 }

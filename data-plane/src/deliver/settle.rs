@@ -53,8 +53,8 @@ pub(super) fn after(
     let now = SystemTime::now();
     let (layout, now_ms, number) = (node.log.layout(), to_ms(now), delivery.attempt);
     let outcome = outcome::decide(finished, number, own.unwrap_or(&node.schedule), delivery.deadline_ms, now, jitter);
-    let (time_ms, result) = (to_ms(finished.started), AttemptResult::from(finished));
-    let last = LastAttempt { attempt_id: id.to_owned(), time_ms, result: Some(result.clone()) };
+    let (time_ms, result) = (to_ms(finished.started), Some(AttemptResult::from(finished)));
+    let last = LastAttempt { attempt_id: id.to_owned(), time_ms, result };
     let later = |attempt, due_time_ms, deferrals| {
         let last_attempt = Some(last.clone());
         let delivery = DeliveryRecord { attempt, due_time_ms, deferrals, last_attempt, ..delivery.clone() };
@@ -75,7 +75,39 @@ pub(super) fn after(
             (AttemptOutcome::Dead, 0, reason, Some(dead_letter::record(layout, delivery, reason, now_ms)))
         }
     };
-    let attempt = AttemptRecord {
+    let came_to = CameTo { outcome: kind, next_time_ms, reason };
+    Settled { successor, attempt: Some(attempt_record(node, delivery, id, subscription_revision, finished, came_to)) }
+}
+
+/// What follows from a ping: nothing, but that it is told.
+pub(super) fn after_ping(
+    node: &Node,
+    ping: &DeliveryRecord,
+    id: &str,
+    subscription_revision: i64,
+    finished: &Finished,
+) -> Settled {
+    let is_delivered = finished.result.as_ref().is_ok_and(|answer| (200..300).contains(&answer.status));
+    let outcome = if is_delivered { AttemptOutcome::Delivered } else { AttemptOutcome::Dead };
+    let came_to = CameTo { outcome, next_time_ms: 0, reason: DeadReason::Unspecified };
+    Settled { successor: None, attempt: Some(attempt_record(node, ping, id, subscription_revision, finished, came_to)) }
+}
+
+struct CameTo {
+    outcome: AttemptOutcome,
+    next_time_ms: i64,
+    reason: DeadReason,
+}
+
+fn attempt_record(
+    node: &Node,
+    delivery: &DeliveryRecord,
+    id: &str,
+    subscription_revision: i64,
+    finished: &Finished,
+    came_to: CameTo,
+) -> AttemptRecord {
+    AttemptRecord {
         attempt_id: id.to_owned(),
         delivery_id: delivery.delivery_id.clone(),
         subscription: delivery.subscription.clone(),
@@ -83,16 +115,15 @@ pub(super) fn after(
         message_id: delivery.message_id.clone(),
         event_type: delivery.event_type.clone(),
         replay: delivery.replay.clone(),
-        number,
-        time_ms,
-        result: Some(result),
-        outcome: kind.into(),
-        next_time_ms,
-        dead_reason: reason.into(),
+        number: delivery.attempt,
+        time_ms: to_ms(finished.started),
+        result: Some(AttemptResult::from(finished)),
+        outcome: came_to.outcome.into(),
+        next_time_ms: came_to.next_time_ms,
+        dead_reason: came_to.reason.into(),
         node: node.id.clone(),
         publish_time_ms: delivery.publish_time_ms,
         ping: delivery.ping,
         subscription_revision,
-    };
-    Settled { successor, attempt: Some(attempt) }
+    }
 }

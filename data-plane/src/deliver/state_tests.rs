@@ -50,7 +50,8 @@ async fn deliveries_of_a_paused_subscription_wait_as_dead_letters_that_say_for_w
 #[tokio::test]
 async fn a_state_that_is_not_known_is_none_in_which_requests_are_made() {
     let world = World::new(&[]);
-    let resource = config::Subscription { name: subscription("a"), url: "https://a/".into(), state: 99, ..Default::default() };
+    let resource =
+        config::Subscription { name: subscription("a"), url: "https://a/".into(), state: 99, ..Default::default() };
     let resource = config::Resource { resource: Some(resource::Resource::Subscription(resource)) };
     world.snapshots.send_replace(Some(Arc::new(Snapshot::new(2, [resource]))));
     let recipients = Recipients::new(|_| Reply::Status(200));

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::topic;
 use crate::dead_letter;
+use crate::owned::Owned;
 use crate::stage::{self, next, quarantine_reason, until};
 
 /// Appends under way for a partition, at most.
@@ -27,14 +28,17 @@ const MAX_BUFFERED_BYTES: usize = 1024 * 1024;
 ///
 /// # Errors
 /// [`stage::Error`].
-pub async fn run(log: Arc<dyn Log>, shutdown: CancellationToken) -> Result<(), stage::Error> {
+pub async fn run(log: Arc<dyn Log>, owned: Owned, shutdown: CancellationToken) -> Result<(), stage::Error> {
     let tiers: Vec<_> = log.layout().topics().into_iter().filter(|topic| matches!(topic, Topic::Retries(_))).collect();
     let options = ConsumerOptions {
         max_buffered_records: MAX_BUFFERED_RECORDS,
         max_buffered_bytes: MAX_BUFFERED_BYTES,
         ..ConsumerOptions::default()
     };
-    stage::run("retry", &log, &tiers, options, &shutdown, |partition| schedule(log.clone(), partition)).await
+    stage::run("retry", &log, &tiers, options, &shutdown, |partition| {
+        owned.hold(&log, &partition).during(schedule(log.clone(), partition))
+    })
+    .await
 }
 
 async fn schedule(log: Arc<dyn Log>, mut partition: Partition) {

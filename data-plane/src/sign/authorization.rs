@@ -56,7 +56,7 @@ pub fn basic(
     let password = keys.open(&format!("{subscription}{}", seal::BASIC), sealed)?;
     let pair = Zeroizing::new([basic.username.as_bytes(), b":", &password[..]].concat());
     let encoded = Zeroizing::new(STANDARD.encode(&*pair));
-    set_authorization(headers, &format!("Basic {}", *encoded))?;
+    set_authorization(headers, &Zeroizing::new(format!("Basic {}", *encoded)))?;
     secrets.texts.push(encoded.as_bytes().to_vec().into());
     secrets.texts.push(password);
     Ok(())
@@ -67,7 +67,7 @@ pub fn basic(
 /// # Errors
 /// [`Error::Header`] if it can't be sent.
 pub fn bearer(token: &str, headers: &mut HeaderMap, secrets: &mut Secrets) -> Result<(), Error> {
-    set_authorization(headers, &format!("Bearer {token}"))?;
+    set_authorization(headers, &Zeroizing::new(format!("Bearer {token}")))?;
     secrets.texts.push(token.as_bytes().to_vec().into());
     Ok(())
 }

@@ -87,11 +87,15 @@ impl Forms {
     fn escaped(&mut self, plain: &[u8]) {
         let backslash = |byte: u8| vec![b'\\', byte];
         let percent = |byte: u8| format!("%{byte:02X}").into_bytes();
-        let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        let lower = |byte: u8| format!("%{byte:02x}").into_bytes();
         self.0.push(plain.to_vec().into());
         self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\'), backslash).into());
         self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\' | b'/'), backslash).into());
-        self.0.push(escaped(plain, |byte| !unreserved(byte), percent).into());
+        let reserved: &dyn Fn(u8) -> bool = &|byte| !(byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
+        for which in [reserved, &|_| true] {
+            self.0.push(escaped(plain, which, percent).into());
+            self.0.push(escaped(plain, which, lower).into());
+        }
     }
 
     /// What is bytes: themselves, in hexadecimal, and in base64.
@@ -160,6 +164,6 @@ mod tests {
         let secrets = Secrets { shared_key, ..Secrets::default() };
         let mut forms: Vec<_> = secrets.forms().iter().map(|form| String::from_utf8(form.to_vec()).unwrap()).collect();
         forms.sort();
-        assert_eq!(forms, ["3432", "42"]);
+        assert_eq!(forms, ["%34%32", "3432", "42"]);
     }
 }

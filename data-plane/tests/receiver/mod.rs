@@ -1,7 +1,7 @@
 //! HTTPS recipients on loopback that do as they are told, byte by byte.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -31,16 +32,40 @@ impl Authority {
         self.0.pem()
     }
 
+    /// A certificate for a client, and its key, in PEM.
+    pub fn client(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![]).unwrap().signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// TLS for a server of this name.
     pub fn server(&self, name: &str, alpn: &[&[u8]]) -> TlsAcceptor {
+        self.server_asking(name, alpn, None)
+    }
+
+    /// TLS for a server of this name, which lets only clients in whom an authority knows.
+    pub fn server_demanding(&self, name: &str, alpn: &[&[u8]], clients: &Authority) -> TlsAcceptor {
+        self.server_asking(name, alpn, Some(clients))
+    }
+
+    fn server_asking(&self, name: &str, alpn: &[&[u8]], clients: Option<&Authority>) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.0.der().clone()).unwrap();
+                WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap()
+            }
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -56,6 +81,8 @@ pub struct Arrived {
     pub body: Bytes,
     /// The connection that it came over, counted from 1.
     pub connection: usize,
+    /// The address that it came from.
+    pub source: IpAddr,
 }
 
 /// One connection, on which a script reads requests and writes what it likes.
@@ -63,6 +90,7 @@ pub struct Connection {
     stream: TlsStream<TcpStream>,
     buffer: Vec<u8>,
     number: usize,
+    source: IpAddr,
     arrived: Arc<Mutex<Vec<Arrived>>>,
 }
 
@@ -87,7 +115,7 @@ impl Connection {
             self.fill().await?;
         }
         let body = self.buffer.drain(..length).collect::<Vec<_>>().into();
-        let arrived = Arrived { line: line.to_owned(), headers, body, connection: self.number };
+        let arrived = Arrived { line: line.to_owned(), headers, body, connection: self.number, source: self.source };
         self.arrived.lock().unwrap().push(arrived.clone());
         Some(arrived)
     }
@@ -137,10 +165,16 @@ impl Receiver {
         let (all, count) = (arrived.clone(), connections.clone());
         tasks.spawn(async move {
             let mut scripts = JoinSet::new();
-            while let Ok((tcp, _)) = listener.accept().await {
+            while let Ok((tcp, from)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::SeqCst) + 1;
                 let Ok(stream) = tls.accept(tcp).await else { continue };
-                scripts.spawn(script(Connection { stream, buffer: Vec::new(), number, arrived: all.clone() }));
+                scripts.spawn(script(Connection {
+                    stream,
+                    buffer: Vec::new(),
+                    number,
+                    source: from.ip(),
+                    arrived: all.clone(),
+                }));
             }
         });
         Self { address, arrived, connections, _tasks: tasks }

@@ -7,6 +7,11 @@ use hookwire_proto::seal;
 use super::receiver::Arrived;
 use super::*;
 
+mod certificate;
+mod oauth;
+
+/// An address of this machine that nothing comes from by itself.
+const BOUND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const SECRET: &str = "header of/\"mine\"";
 const PASSWORD: &str = "open sesame: 1 2";
 

@@ -113,6 +113,43 @@ fn a_secret_is_kept_only_where_there_is_one() {
 }
 
 #[test]
+fn a_secret_goes_to_another_origin_only_if_it_is_given_anew() {
+    let sent = |url: &str, token_url: &str, secret: &str| {
+        let client = OAuthClient { token_url: token_url.into(), client_secret: secret.into(), ..client() };
+        Subscription {
+            url: url.into(),
+            shared_key: Some(SharedKey { header: "x-k".into(), value: secret.into() }),
+            headers: vec![CustomHeader { has_secret_value: true, ..self::secret("x-a", secret) }, fixed("x-b", "1")],
+            authentication: Some(Authentication::OauthClient(client)),
+            ..subscription()
+        }
+    };
+    const TOKENS: &str = "https://login.example.com/token";
+    let had = sent("https://example.com/hooks", TOKENS, "");
+    let after = |url: &str, token_url: &str, secret: &str| wrong_after(Some(&had), sent(url, token_url, secret));
+    for same in ["https://example.com/hooks", "https://EXAMPLE.com:443/elsewhere?there"] {
+        assert!(after(same, TOKENS, "").is_empty(), "{same}");
+    }
+    let all = ["shared_key.value", "headers[0].secret_value", "oauth_client.client_secret"];
+    for other in ["https://example.org/hooks", "https://example.com:8443/hooks", "https://a.example.com/hooks"] {
+        assert_eq!(after(other, TOKENS, ""), all, "{other}");
+        assert!(after(other, TOKENS, "anew").is_empty(), "{other}");
+    }
+    let (url, tokens) = ("https://example.com/hooks", "https://login.example.org/token");
+    assert_eq!(after(url, tokens, ""), ["oauth_client.client_secret"]);
+    assert!(after(url, tokens, "anew").is_empty());
+
+    let basic = |url: &str, password: &str| {
+        let basic = BasicAuth { username: "u".into(), password: password.into() };
+        let authentication = Some(Authentication::BasicAuth(basic));
+        Subscription { url: url.into(), authentication, ..subscription() }
+    };
+    let had = basic(url, "");
+    assert_eq!(wrong_after(Some(&had), basic("https://example.org/", "")), ["basic_auth.password"]);
+    assert!(wrong_after(Some(&had), basic("https://example.org/", "anew")).is_empty());
+}
+
+#[test]
 fn contradictions_are_refused() {
     let jwt = |header: &str| Jwt { header: header.into(), ..Default::default() };
     let beside = |authentication, jwt| Subscription { authentication, ..with_jwt(jwt) };

@@ -47,7 +47,7 @@ fn dead_letter(next: i32, reason: DeadReason, last: Option<i32>) -> DeliveryReco
         event_type,
         publish_time_ms,
         attempt: next,
-        dead: Some(Dead { reason: reason.into(), time_ms: NOW }),
+        dead: Some(Dead { reason: reason.into(), time_ms: NOW, state_revision: 0 }),
         last_attempt: last.map(|number| LastAttempt {
             attempt_id: attempt_id(u128::from(number.unsigned_abs())),
             time_ms: NOW + i64::from(number),

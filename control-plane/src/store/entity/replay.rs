@@ -2,6 +2,8 @@
 
 use sea_orm::entity::prelude::*;
 
+use crate::store::micros::UnixMicros;
+
 #[derive(Clone, Debug, DeriveEntityModel)]
 #[sea_orm(table_name = "replays")]
 pub struct Model {
@@ -18,10 +20,10 @@ pub struct Model {
     pub detail: String,
     /// Of the last change of its state.
     pub revision: i64,
-    pub create_time: TimeDateTimeWithTimeZone,
-    pub update_time: TimeDateTimeWithTimeZone,
-    pub start_time: Option<TimeDateTimeWithTimeZone>,
-    pub end_time: Option<TimeDateTimeWithTimeZone>,
+    pub create_time: UnixMicros,
+    pub update_time: UnixMicros,
+    pub start_time: Option<UnixMicros>,
+    pub end_time: Option<UnixMicros>,
     /// The revision that created it: the order of lists.
     pub created: i64,
     /// Counts the changes of anything.

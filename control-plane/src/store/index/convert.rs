@@ -3,16 +3,14 @@
 use hookwire_proto::log::AttemptResult;
 use hookwire_proto::{name, v1};
 use prost::Message as _;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::super::timestamp;
+use super::super::micros::UnixMicros;
 use super::{AttemptRow, DeadLetterRow, DeliveryRow, MessageRow};
 
 /// Milliseconds since 1970 as the API has times; 0 is none.
 fn time(ms: i64) -> Option<prost_types::Timestamp> {
-    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok();
-    time.filter(|_| ms != 0).and_then(timestamp)
+    (ms != 0).then(|| UnixMicros(ms.saturating_mul(1_000)).timestamp())
 }
 
 fn message(tenant: &str, message: &str) -> String {

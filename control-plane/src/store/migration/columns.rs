@@ -34,6 +34,11 @@ impl Columns {
         ColumnDef::new(name).timestamp_with_time_zone().not_null().take()
     }
 
+    /// A time as [`UnixMicros`](crate::store::micros::UnixMicros).
+    pub fn micros(&self, name: &'static str) -> ColumnDef {
+        ColumnDef::new(name).big_integer().not_null().take()
+    }
+
     pub fn revision(&self) -> ColumnDef {
         ColumnDef::new("revision").big_integer().not_null().take()
     }

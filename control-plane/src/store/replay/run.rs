@@ -6,6 +6,7 @@ use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{ColumnTrait as _, Condition, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
 
 use super::super::entity::replay::{Column, Entity, Model};
+use super::super::micros::UnixMicros;
 use super::super::{Error, Store};
 use super::{ACTIVE, Episode, find};
 
@@ -44,15 +45,8 @@ impl Store {
     ///
     /// # Errors
     /// Only [`Error::Unavailable`] and the like; so for the others here.
-    pub async fn claim_replays(
-        &self,
-        owner: &str,
-        now_ms: i64,
-        until_ms: i64,
-        limit: u64,
-    ) -> Result<Vec<Run>, Error> {
-        let is_free =
-            Condition::all().add(Column::State.is_in(&ACTIVE[..2])).add(Column::OwnedUntilMs.lt(now_ms));
+    pub async fn claim_replays(&self, owner: &str, now_ms: i64, until_ms: i64, limit: u64) -> Result<Vec<Run>, Error> {
+        let is_free = Condition::all().add(Column::State.is_in(&ACTIVE[..2])).add(Column::OwnedUntilMs.lt(now_ms));
         let free = Entity::find().filter(is_free.clone()).order_by_asc(Column::Created).limit(limit);
         let mut claimed = Vec::new();
         for row in free.all(self.reader()).await? {
@@ -137,7 +131,7 @@ impl Store {
         step: Progress,
         until_ms: i64,
     ) -> Result<bool, Error> {
-        let now = time::OffsetDateTime::now_utc();
+        let now = UnixMicros::now();
         self.update_owned(name, owner, |update| {
             update
                 .col_expr(Column::Position, Expr::val(step.to))

@@ -31,6 +31,11 @@ impl Copy {
         if self.store_id.is_empty() { 0 } else { self.snapshot.revision() }
     }
 
+    /// The checksum of what has that revision.
+    pub fn checksum(&self) -> u64 {
+        if self.store_id.is_empty() { 0 } else { self.snapshot.checksum() }
+    }
+
     /// A stream begins.
     pub fn welcome(&mut self, welcome: &Welcome) -> Result<(), Error> {
         self.coming = None;

@@ -109,8 +109,10 @@ impl Node {
     async fn acknowledged(&mut self, revision: i64) {
         let acknowledged = async {
             while let Some(request) = self.heard.message().await.unwrap() {
-                let Some(watch_request::Request::Acknowledgement(acknowledgement)) = request.request else {
-                    panic!("acknowledgements follow hello")
+                let acknowledgement = match request.request {
+                    Some(watch_request::Request::Acknowledgement(acknowledgement)) => acknowledgement,
+                    Some(watch_request::Request::Status(_)) => continue,
+                    other => panic!("acknowledgements and status follow hello, not {other:?}"),
                 };
                 assert!(acknowledgement.revision <= revision);
                 if acknowledgement.revision == revision {
@@ -183,6 +185,42 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
         }
     };
     timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{what}, in time"));
+}
+
+#[tokio::test]
+async fn a_node_tells_what_it_does_where_it_sends_from_what_it_owns_and_what_it_has() {
+    let mut plane = Plane::start(None).await;
+    let owned = Owned::default();
+    let addresses = ["127.0.0.2".parse().unwrap(), "::1".parse().unwrap()];
+    let watch = Watch::new(settings([plane.endpoint()]), "n-1".into()).unwrap();
+    let watch = watch.telling(&[Role::Publish, Role::Deliver], &addresses, owned.clone());
+    let config = watch.config();
+    let _running = tokio::spawn(watch.run(CancellationToken::new()));
+    let mut stream = plane.stream().await;
+    assert_eq!(stream.hello.roles().collect::<Vec<_>>(), [NodeRole::Publish, NodeRole::Deliver]);
+    assert_eq!(stream.hello.egress_addresses, ["127.0.0.2", "::1"]);
+    assert_eq!(stream.hello.checksum, 0);
+    stream.welcome(true, 5).await;
+    stream.snapshot(5, &["a"]).await;
+    let mut said = async || timeout(DEADLINE, stream.heard.message()).await.unwrap().unwrap().unwrap().request.unwrap();
+    let watch_request::Request::Acknowledgement(acknowledged) = said().await else { panic!("acknowledges first") };
+    let checksum = config.current().unwrap().checksum();
+    assert_eq!((acknowledged.revision, acknowledged.checksum), (5, checksum));
+    assert_ne!(checksum, 0);
+
+    let held = owned.hold_number("deliveries".into(), 3);
+    let watch_request::Request::Status(status) = said().await else { panic!("says what it owns") };
+    assert_eq!((status.partitions[0].topic.as_str(), &status.partitions[0].numbers[..]), ("deliveries", &[3][..]));
+    drop(stream);
+    // To another control plane it says it from the beginning.
+    let mut stream = plane.stream().await;
+    assert_eq!((stream.hello.revision, stream.hello.checksum), (5, checksum));
+    stream.welcome(false, 5).await;
+    let said = timeout(DEADLINE, stream.heard.message()).await.unwrap().unwrap().unwrap().request.unwrap();
+    assert!(matches!(said, watch_request::Request::Status(status) if status.partitions.len() == 1));
+    drop(held);
+    let said = timeout(DEADLINE, stream.heard.message()).await.unwrap().unwrap().unwrap().request.unwrap();
+    assert!(matches!(said, watch_request::Request::Status(status) if status.partitions.is_empty()));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ impl MigrationTrait for Migration {
             ColumnDef::new("state_change").blob().take(),
             ColumnDef::new("state_revision").big_integer().not_null().default(0).take(),
             ColumnDef::new("enabled_revision").big_integer().not_null().default(0).take(),
-            ColumnDef::new("waiting_since").timestamp_with_time_zone().take(),
+            ColumnDef::new("waiting_since").big_integer().take(),
         ] {
             // One at a time: SQLite adds no more.
             manager.alter_table(Table::alter().table("subscriptions").add_column(column).take()).await?;
@@ -32,10 +32,10 @@ impl MigrationTrait for Migration {
                     .col(ColumnDef::new("state").integer().not_null())
                     .col(columns.text("detail"))
                     .col(columns.revision())
-                    .col(columns.time("create_time"))
-                    .col(columns.time("update_time"))
-                    .col(ColumnDef::new("start_time").timestamp_with_time_zone())
-                    .col(ColumnDef::new("end_time").timestamp_with_time_zone())
+                    .col(columns.micros("create_time"))
+                    .col(columns.micros("update_time"))
+                    .col(ColumnDef::new("start_time").big_integer())
+                    .col(ColumnDef::new("end_time").big_integer())
                     .col(number("created"))
                     .col(number("changed"))
                     .col(number("found"))

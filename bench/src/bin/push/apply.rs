@@ -1,0 +1,63 @@
+//! What one change costs a node that has so many subscriptions: the next snapshot made, and the one before let go.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hookwire_data_plane::cache::Snapshot;
+use hookwire_proto::config::{
+    Change, ChangeSet, EventType, Resource, Sealed, Secret, Subscription, Tenant, change, resource,
+};
+use rand::Rng as _;
+
+const CHANGES: usize = 20_000;
+/// Subscriptions of a tenant.
+const EACH: usize = 10;
+
+/// The mean of many changes, each of one subscription.
+pub fn mean(subscriptions: usize) -> Duration {
+    let tenants = subscriptions / EACH;
+    let all = (0..tenants).flat_map(tenant).chain((0..subscriptions).map(|number| subscription(number, tenants, 1)));
+    let mut snapshot = Arc::new(Snapshot::new(1, all));
+    let changes: Vec<_> = (2..)
+        .take(CHANGES)
+        .map(|revision| {
+            let resource = subscription(rand::rng().random_range(0..subscriptions), tenants, revision);
+            ChangeSet { revision, changes: vec![Change { change: Some(change::Change::Put(resource)) }] }
+        })
+        .collect();
+    let began = Instant::now();
+    for set in changes {
+        let mut next = Snapshot::clone(&snapshot);
+        next.apply(set);
+        snapshot = Arc::new(next);
+    }
+    let took = began.elapsed();
+    black_box(&snapshot);
+    took / u32::try_from(CHANGES).expect("small")
+}
+
+fn tenant(number: usize) -> impl Iterator<Item = Resource> {
+    let name = format!("tenants/t{number}");
+    let types = ["invoice.paid", "invoice.overdue"].map(|event_type| {
+        let name = format!("{name}/eventTypes/{event_type}");
+        resource::Resource::EventType(EventType { name, ..EventType::default() })
+    });
+    let tenant = resource::Resource::Tenant(Tenant { name, ..Tenant::default() });
+    [tenant].into_iter().chain(types).map(|resource| Resource { resource: Some(resource) })
+}
+
+fn subscription(number: usize, tenants: usize, revision: i64) -> Resource {
+    let name = format!("tenants/t{}/subscriptions/s{number}", number % tenants);
+    let sealed = Sealed { key_id: "0011223344556677".into(), r#box: vec![7; 60].into() };
+    let secret = Secret { name: format!("{name}/secrets/k{number}"), key: Some(sealed), ..Secret::default() };
+    let subscription = Subscription {
+        name,
+        url: format!("https://hooks.example.com/{revision:054}"),
+        event_types: ["invoice.paid", "invoice.overdue"].map(str::to_owned).to_vec(),
+        secrets: vec![secret],
+        revision,
+        ..Subscription::default()
+    };
+    Resource { resource: Some(resource::Resource::Subscription(subscription)) }
+}
