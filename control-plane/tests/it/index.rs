@@ -24,7 +24,8 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use crate::support::{Client, Database, Plane, embedded_log, invalid, on_both, refusal, refused, start, start_with};
+use crate::shared_log::embedded_log;
+use crate::support::{Client, Database, Plane, invalid, on_both, refusal, refused, start, start_with};
 
 on_both!(
     rows_are_there_once_whoever_writes_them_and_however_often,

@@ -14,6 +14,7 @@ mod secrets;
 mod services;
 mod serving;
 mod settings;
+mod shared_log;
 mod states;
 mod store;
 mod subscriptions;

@@ -5,7 +5,8 @@ use hookwire_proto::log::{AttemptBatch, AttemptOutcome, AttemptRecord, AttemptRe
 use hookwire_proto::v1::PingSubscriptionRequest;
 use tonic::Code;
 
-use crate::support::{Client, Database, Plane, embedded_log, invalid, on_both, refusal, refused, start, start_with};
+use crate::shared_log::embedded_log;
+use crate::support::{Client, Database, Plane, invalid, on_both, refusal, refused, start, start_with};
 
 on_both!(a_ping_is_told_by_whoever_attempts_it, a_ping_that_nobody_answers_says_so);
 

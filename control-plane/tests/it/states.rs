@@ -18,8 +18,9 @@ use hookwire_proto::v1::*;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
+use crate::shared_log::embedded_log;
 use crate::support::{
-    Client, Database, Plane, embedded_log, invalid, new_subscription, on_both, refusal, refused, start, start_with,
+    Client, Database, Plane, invalid, new_subscription, on_both, refusal, refused, start, start_with,
 };
 
 on_both!(

@@ -9,8 +9,7 @@ use futures::FutureExt as _;
 use hookwire_control_plane::config::Settings;
 use hookwire_control_plane::store::{Store, StoreSettings};
 use hookwire_control_plane::{ControlPlane, Error, Listeners};
-use hookwire_log::embedded::EmbeddedLog;
-use hookwire_log::{Layout, Log, OpenLog};
+use hookwire_log::OpenLog;
 use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
@@ -218,14 +217,6 @@ pub async fn start(settings: Settings) -> Plane {
 /// A log that can't be reached.
 pub fn no_log() -> OpenLog {
     Arc::new(|_| async { Err(hookwire_log::Error::Unavailable { detail: "not in this test".into() }) }.boxed())
-}
-
-/// An embedded log in a directory, and what opens it: the same one, also for several control planes.
-pub fn embedded_log(directory: &std::path::Path) -> (Arc<EmbeddedLog>, OpenLog) {
-    let settings = hookwire_log::embedded::Settings { dir: directory.join("log"), ..Default::default() };
-    let log = EmbeddedLog::open(settings, Layout::default()).unwrap();
-    let opened = log.clone();
-    (log, Arc::new(move |_| std::future::ready(Ok(opened.clone() as Arc<dyn Log>)).boxed()))
 }
 
 pub async fn start_with(settings: Settings, open_log: OpenLog) -> Plane {
