@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::index;
+use crate::log::Log;
 
 /// The event type of a ping.
 pub const EVENT_TYPE: &str = "hookwire.ping";
@@ -47,23 +48,29 @@ pub struct Answer {
 /// # Errors
 /// Both variants of [`Error`].
 pub async fn ping(
-    log: &dyn hookwire_log::Log,
+    log: &Log,
     subscription: &name::Subscription,
     revision: i64,
     wait: Duration,
 ) -> Result<Answer, Error> {
     let until = Instant::now() + wait;
     let answered = async {
+        // Configuration is served before the log is open.
+        let opened = log.wait().await.ok_or(Error::NotAnswered)?;
         let delivery = delivery(subscription, revision, OffsetDateTime::now_utc(), wait);
         let layout = log.layout();
         // What answers is appended after what asks, so the end as it is now is before the answer.
         let tenant = name::Tenant { tenant: subscription.tenant.clone() }.to_string();
         let partition = layout.partition(Topic::Attempts, tenant.as_bytes());
-        let next = log.bounds(Topic::Attempts, partition).await?.next;
-        log.append(codec::delivery(layout, Topic::Deliveries, &delivery)).await?;
-        answer(log, partition, next, &delivery.delivery_id).await
+        let next = opened.bounds(Topic::Attempts, partition).await?.next;
+        opened.append(codec::delivery(layout, Topic::Deliveries, &delivery)).await?;
+        answer(&*opened, partition, next, &delivery.delivery_id).await
     };
-    timeout_at(until, answered).await.unwrap_or(Err(Error::NotAnswered))
+    match timeout_at(until, answered).await {
+        Ok(answered) => answered,
+        // Nobody was asked while the log was not there.
+        Err(_) => Err(log.get().err().map_or(Error::NotAnswered, Error::Log)),
+    }
 }
 
 async fn answer(

@@ -29,9 +29,8 @@ pub async fn ping(
     let wait = request.timeout.map_or(DEFAULT_WAIT, |wait| violations.duration("timeout", &wait, MIN_WAIT, MAX_WAIT));
     let name = violations.finish_with(name)?;
     let subscription = call.store.get_subscription(&name).await?;
-    let log = api.log.get().map_err(Error::from)?;
     let ping::Answer { webhook_id, attempt } =
-        ping::ping(&*log, &name, subscription.revision, wait).await.map_err(|error| match error {
+        ping::ping(&api.log, &name, subscription.revision, wait).await.map_err(|error| match error {
             ping::Error::Log(error) => Error::from(error),
             ping::Error::NotAnswered => Error::PingNotAnswered { name: name.to_string(), wait },
         })?;

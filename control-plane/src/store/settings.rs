@@ -14,11 +14,9 @@ use tokio::time::sleep;
 
 use super::Error;
 
-/// How long a writer waits for a connection, and for the writer before it.
+/// How long a connection is waited for, and a writer for the one before it. Every call begins with reading its key, so that while
+/// PostgreSQL is away a caller is told so after this. Opening a connection may take a second where everybody is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a reader waits for a connection to PostgreSQL. Every call begins with reading its key, so that while the server is away a
-/// caller is told so after this; the pool tries on for as long.
-const READ_PATIENCE: Duration = Duration::from_secs(1);
 /// How long until a new SQLite file that another process is making is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -169,16 +167,13 @@ impl StoreSettings {
                 ("idle_in_transaction_session_timeout", milliseconds.as_str()),
             ])
             .disable_statement_logging();
-        let connect = async |size, patience| {
-            let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(patience);
+        let connect = async |size| {
+            let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(PATIENCE);
             let pool = pool.connect_with(options.clone()).await.map_err(cannot_connect)?;
             Ok::<_, Error>(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
         };
         let readers = self.max_connections / 2;
-        Ok(Connections {
-            write: connect(self.max_connections - readers, PATIENCE).await?,
-            read: connect(readers, READ_PATIENCE).await?,
-        })
+        Ok(Connections { write: connect(self.max_connections - readers).await?, read: connect(readers).await? })
     }
 }
 

@@ -1,12 +1,15 @@
 //! A ping is asked and answered through the log: here the test is the node.
 
-use hookwire_log::{Log as _, Topic, codec};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hookwire_log::{Log as _, OpenLog, Topic, codec};
 use hookwire_proto::log::{AttemptBatch, AttemptOutcome, AttemptRecord, AttemptResult, DeliveryRecord};
 use hookwire_proto::v1::PingSubscriptionRequest;
 use tonic::Code;
 
 use crate::shared_log::embedded_log;
-use crate::support::{Client, Database, Plane, invalid, on_both, refusal, refused, start, start_with};
+use crate::support::{Client, Database, Plane, invalid, no_log, on_both, refusal, refused, start, start_with};
 
 on_both!(a_ping_is_told_by_whoever_attempts_it, a_ping_that_nobody_answers_says_so);
 
@@ -14,6 +17,12 @@ const NAME: &str = "tenants/acme/subscriptions/s";
 
 fn ping(seconds: i64) -> PingSubscriptionRequest {
     PingSubscriptionRequest { name: NAME.into(), timeout: Some(prost_types::Duration { seconds, nanos: 0 }) }
+}
+
+/// Opens a log, but not the first time.
+fn late(open: OpenLog) -> OpenLog {
+    let (open_none, is_late) = (no_log(), AtomicBool::new(false));
+    Arc::new(move |layout| if is_late.swap(true, Ordering::SeqCst) { open(layout) } else { open_none(layout) })
 }
 
 async fn with_subscription(plane: &Plane) -> Client {
@@ -26,7 +35,7 @@ async fn with_subscription(plane: &Plane) -> Client {
 
 async fn a_ping_is_told_by_whoever_attempts_it(database: Database) {
     let (log, open) = embedded_log(database.directory.path());
-    let plane = start_with(database.control_plane(), open).await;
+    let plane = start_with(database.control_plane(), late(open)).await;
     let mut client = with_subscription(&plane).await;
     let node = async {
         let partition = log.layout().partition(Topic::Deliveries, NAME.as_bytes());

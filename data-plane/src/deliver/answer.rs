@@ -11,16 +11,13 @@ use zeroize::Zeroizing;
 
 use super::attempt::{Answer, RetryAfter};
 use super::config::MAX_KEPT_HEADERS;
-use crate::sign::Secrets;
+use crate::sign::{LONGEST_ESCAPE, Secrets};
 
 /// How much of a body is kept.
 pub const MAX_BODY_BYTES: usize = 1024;
 /// How much of a header's value is kept.
 pub const MAX_HEADER_BYTES: usize = 256;
-/// A body is read so far beyond what is kept: a secret that the cut would leave half of is then still recognized. Escaped, a
-/// secret is at most so many times as long.
-const LONGEST_ESCAPE: usize = 3;
-/// And at the least so far.
+/// A body is read at least so far beyond what is kept: a secret that the cut would leave half of is then still recognized.
 const LOOK_AHEAD_BYTES: usize = 3 * 1024;
 /// A rest of a body up to this is read, so that the connection can be used again; for more it is closed.
 const MAX_DRAINED_BYTES: u64 = 16 * 1024;

@@ -29,7 +29,7 @@ pub mod shared_key;
 pub mod signers;
 pub mod standard;
 
-pub use secrets::Secrets;
+pub use secrets::{LONGEST_ESCAPE, Secrets};
 use signers::{Signer, Signers};
 
 /// `webhook-id`: the message's id, the same with every attempt.

@@ -89,12 +89,12 @@ impl Forms {
         let percent = |byte: u8| format!("%{byte:02X}").into_bytes();
         let lower = |byte: u8| format!("%{byte:02x}").into_bytes();
         self.0.push(plain.to_vec().into());
-        self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\'), backslash).into());
-        self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\' | b'/'), backslash).into());
+        self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\'), backslash));
+        self.0.push(escaped(plain, |byte| matches!(byte, b'"' | b'\\' | b'/'), backslash));
         let reserved: &dyn Fn(u8) -> bool = &|byte| !(byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
         for which in [reserved, &|_| true] {
-            self.0.push(escaped(plain, which, percent).into());
-            self.0.push(escaped(plain, which, lower).into());
+            self.0.push(escaped(plain, which, percent));
+            self.0.push(escaped(plain, which, lower));
         }
     }
 
@@ -126,9 +126,20 @@ fn piece(base64: &impl base64::Engine, plain: &[u8], before: usize) -> Option<Ze
     Some(text)
 }
 
+/// A byte is escaped as so many at most.
+pub const LONGEST_ESCAPE: usize = 3;
+
 /// `plain`, with the bytes that `which` selects written as `how` says.
-fn escaped(plain: &[u8], which: impl Fn(u8) -> bool, how: impl Fn(u8) -> Vec<u8>) -> Vec<u8> {
-    plain.iter().flat_map(|&byte| if which(byte) { how(byte) } else { vec![byte] }).collect()
+fn escaped(plain: &[u8], which: impl Fn(u8) -> bool, how: impl Fn(u8) -> Vec<u8>) -> Zeroizing<Vec<u8>> {
+    // With room from the beginning: what grows is moved, and leaves behind what nobody wipes.
+    let mut escaped = Zeroizing::new(Vec::with_capacity(LONGEST_ESCAPE * plain.len()));
+    for &byte in plain {
+        match which(byte) {
+            true => escaped.extend_from_slice(&how(byte)),
+            false => escaped.push(byte),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -155,6 +166,15 @@ mod tests {
                     prop_assert!(found(&forms, &text), "{text}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn no_form_has_grown_and_left_a_piece_of_itself_behind() {
+        let plain = [b'"'; 88];
+        for is_escaped in [true, false] {
+            let form = escaped(&plain, |_| is_escaped, |byte| format!("%{byte:02X}").into_bytes());
+            assert_eq!(form.capacity(), LONGEST_ESCAPE * plain.len());
         }
     }
 
