@@ -38,6 +38,8 @@ pub struct ControlPlane {
     pub log: LayoutSettings,
     /// What of messages and attempts can be asked for.
     pub index: hookwire_control_plane::index::Settings,
+    /// When subscriptions are disabled, and who is told of that and other things.
+    pub health: hookwire_control_plane::health::Settings,
     /// Where the log is, for the index, for payloads and for `hookwire topics`, and for how long it keeps what.
     pub kafka: kafka::Settings,
     /// How it stops.
@@ -62,6 +64,7 @@ impl ControlPlane {
             egress: self.egress.clone(),
             log: self.log.clone(),
             index: self.index.clone(),
+            health: self.health.clone(),
             log_retention: self.kafka.retention.messages.max(self.kafka.retention.dead_letters),
             drain: self.drain.clone(),
         }
@@ -137,6 +140,8 @@ pub struct Dev {
     pub log: LayoutSettings,
     /// What of messages and attempts can be asked for.
     pub index: hookwire_control_plane::index::Settings,
+    /// When subscriptions are disabled, and who is told of that and other things.
+    pub health: hookwire_control_plane::health::Settings,
     /// The node itself.
     pub node: data_plane::config::Node,
     /// Taking messages.
@@ -162,6 +167,7 @@ impl Default for Dev {
             telemetry: telemetry::Settings { filter: "warn".into(), ..Default::default() },
             log: Default::default(),
             index: Default::default(),
+            health: Default::default(),
             node: Default::default(),
             publish: Default::default(),
             dispatch: Default::default(),

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::push::{Identities, ListedNode};
 use crate::store::{self, StoreSettings};
-use crate::{auth, index};
+use crate::{auth, health, index};
 
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,8 @@ pub struct Settings {
     pub log: LayoutSettings,
     /// What of messages and attempts can be asked for.
     pub index: index::Settings,
+    /// When subscriptions are disabled, and who is told of that and other things.
+    pub health: health::Settings,
     /// For how long the log keeps what was published at the most. Known to who knows the log, and no setting of its own.
     #[serde(skip)]
     pub log_retention: Duration,
@@ -272,6 +274,7 @@ impl Settings {
         }
         Layout::from(self.log.clone()).validate()?;
         self.index.validate().map_err(|(setting, detail)| wrong(setting, detail))?;
+        self.health.validate().map_err(|(setting, detail)| wrong(setting, detail))?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! * `expiry`: deletes secrets that have expired
 //! * [`index`]: attempts and dead letters from the log → the store
 //! * [`log`]: the log, which nothing but the index, payloads and replays waits for
+//! * [`health`]: which subscriptions fail, and are disabled · [`notices`]: what there is to say to tenants and the operator
 //! * [`ping`]: one attempt on demand, asked and answered through the log
 //! * [`replay`]: deliveries that are made again, and those that waited for their subscription
 //! * `ops`: probes · [`web`]: what anybody may read over HTTP
@@ -46,7 +47,9 @@ use tonic_health::ServingStatus;
 
 use crate::api::Api;
 use crate::config::Settings;
+use crate::health::Health;
 use crate::index::Index;
+use crate::notices::Notices;
 use crate::push::Push;
 use crate::replay::Replays;
 use crate::store::{Actor, NewApiKey, Store};
@@ -55,8 +58,10 @@ pub mod api;
 pub mod auth;
 pub mod config;
 mod expiry;
+pub mod health;
 pub mod index;
 pub mod log;
+pub mod notices;
 mod ops;
 pub mod ping;
 pub mod push;
@@ -233,7 +238,11 @@ impl ControlPlane {
         let replays =
             Replays { log: log.clone(), store: system("replay"), index: rows.clone(), owner: name::new_id('c') };
         let replayed = tokio::spawn(replays.run(shutdown.child_token()));
-        let index = Index { log, store: rows, settings: settings.index.clone(), observers: vec![Arc::new(late)] };
+        let subscriptions = Health::new(system("health"), &settings.health);
+        let notices = Notices { log: log.clone(), store: store.clone(), settings: settings.health.clone() };
+        let told = tokio::spawn(notices.run(shutdown.child_token()));
+        let observers: Vec<Arc<dyn index::Observe>> = vec![Arc::new(late), Arc::new(subscriptions)];
+        let index = Index { log, store: rows, settings: settings.index.clone(), observers };
         let indexing = shutdown.child_token();
         let indexed = tokio::spawn(index.run(indexing.clone()));
         let ops = tokio::spawn(ops::serve(listeners.ops, store.clone(), shutdown.clone(), stopped.clone()));
@@ -257,6 +266,7 @@ impl ControlPlane {
         indexing.cancel();
         indexed.await.map_err(serve_error)?;
         replayed.await.map_err(serve_error)?;
+        told.await.map_err(serve_error)?;
         stopped.cancel();
         record.abort();
         let recorded = match record.await {

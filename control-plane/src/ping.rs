@@ -6,16 +6,13 @@ use std::time::Duration;
 
 use hookwire_log::{Offset, Topic, codec};
 use hookwire_proto::log::{DeliveryRecord, delivery_record::Body};
-use hookwire_proto::{name, v1};
+use hookwire_proto::{name, system_event, v1};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::index;
 use crate::log::Log;
-
-/// The event type of a ping.
-pub const EVENT_TYPE: &str = "hookwire.ping";
 
 /// How long until the end of `attempts` is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
@@ -106,7 +103,7 @@ fn delivery(subscription: &name::Subscription, revision: i64, now: OffsetDateTim
     let (name, message_id) = (subscription.to_string(), name::new_message_id());
     let now_ms = i64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
     let body = serde_json::json!({
-        "type": EVENT_TYPE,
+        "type": system_event::PING,
         "timestamp": now.format(&Rfc3339).expect("a time of this era"),
         "data": { "subscription": name },
     });
@@ -114,7 +111,7 @@ fn delivery(subscription: &name::Subscription, revision: i64, now: OffsetDateTim
         delivery_id: name::delivery_id(&message_id, &name, ""),
         subscription: name,
         message_id,
-        event_type: EVENT_TYPE.into(),
+        event_type: system_event::PING.into(),
         body: Some(Body::Inline(body.to_string().into())),
         content_type: "application/json".into(),
         publish_time_ms: now_ms,

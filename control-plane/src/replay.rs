@@ -13,12 +13,13 @@
 //! A replay appends a little, waits until deliver has taken that, and appends again, so that it never stands in front of what is
 //! published meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use hookwire_log::forward::now_ms;
-use hookwire_log::{Appended, Topic, codec};
+use hookwire_log::{Appended, Offset, Topic, codec};
 use hookwire_proto::v1::replay::State;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -126,7 +127,7 @@ impl Replays {
         }
         let now = now_ms();
         self.store.claim_replays(&self.owner, now, now + ms(KEEP), free).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "replays cannot be looked for");
+            tracing::debug!(error = &error as &dyn std::error::Error, "replays cannot be looked for");
             Vec::new()
         })
     }
@@ -142,7 +143,7 @@ impl Replays {
             other => other,
         };
         if let Err(error) = stopped {
-            tracing::warn!(replay = %name, %error, "replay is let go, and taken up again later");
+            tracing::warn!(replay = %name, error = &error as &dyn std::error::Error, "replay is let go, and taken up again later");
             // Not to be claimed again at once.
             sleep(LOOK_EVERY).await;
         }
@@ -211,20 +212,26 @@ impl Replays {
 
     /// Waits until deliver has taken what was appended. Whether the replay runs on here.
     async fn taken(&self, log: &dyn hookwire_log::Log, run: &Run, appended: &[Appended]) -> Result<bool, Error> {
-        let mut kept = Instant::now();
+        // Asking is dear: once for all of a partition.
+        let mut partitions: BTreeMap<i32, Vec<Offset>> = BTreeMap::new();
         for appended in appended {
-            loop {
-                let committed = log.committed(DELIVER, Topic::Deliveries, appended.partition).await?;
-                if committed.is_some_and(|committed| committed.is_finished(appended.offset)) {
-                    break;
+            partitions.entry(appended.partition).or_default().push(appended.offset);
+        }
+        let mut kept = Instant::now();
+        while let Some(mut partition) = partitions.first_entry() {
+            if let Some(committed) = log.committed(DELIVER, Topic::Deliveries, *partition.key()).await? {
+                partition.get_mut().retain(|offset| !committed.is_finished(*offset));
+            }
+            if kept.elapsed() >= KEEP_EVERY {
+                kept = Instant::now();
+                if self.keep(run).await?.is_none() {
+                    return Ok(false);
                 }
+            }
+            if partition.get().is_empty() {
+                partition.remove();
+            } else {
                 sleep(TAKEN_EVERY).await;
-                if kept.elapsed() >= KEEP_EVERY {
-                    kept = Instant::now();
-                    if self.keep(run).await?.is_none() {
-                        return Ok(false);
-                    }
-                }
             }
         }
         Ok(true)

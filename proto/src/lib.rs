@@ -52,6 +52,7 @@ pub mod role;
 pub mod schema;
 pub mod seal;
 pub mod signing;
+pub mod system_event;
 
 /// An encoded `google.protobuf.FileDescriptorSet` of all packages with what they import, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

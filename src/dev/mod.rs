@@ -147,6 +147,7 @@ fn control_plane_settings(
         egress: EgressSettings { allow: egress.allow.clone(), allow_http: egress.allow_http },
         log: settings.log.clone(),
         index: settings.index.clone(),
+        health: settings.health.clone(),
         log_retention: {
             let embedded = hookwire_log::embedded::Settings::default();
             embedded.retention.max(embedded.dead_letters_retention)

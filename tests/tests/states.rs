@@ -1,18 +1,19 @@
 //! Subscriptions are paused and enabled: what waits meanwhile is delivered afterwards, all of it, and nothing twice.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use hookwire_proto::v1::enable_subscription_request::Waiting;
-use hookwire_proto::v1::subscription::State;
+use hookwire_proto::v1::subscription::{State, state_change::Cause};
 use hookwire_proto::v1::{
-    EnableSubscriptionRequest, GetReplayRequest, PauseSubscriptionRequest, Subscription, UpdateSubscriptionRequest,
-    replay,
+    EnableSubscriptionRequest, GetReplayRequest, GetSubscriptionRequest, PauseSubscriptionRequest, Subscription,
+    UpdateSubscriptionRequest, replay,
 };
-use hookwire_tests::api::{Api, id_of, message};
+use hookwire_tests::api::{Api, id_of, message, secret_of};
 use hookwire_tests::cluster::{Cluster, Options};
 use hookwire_tests::receiver::Behaviour;
+use hookwire_tests::verifier::{Expectation, Verifiers};
 use hookwire_tests::{on_both_shapes, say, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -89,3 +90,49 @@ on_both_shapes!(
     Options::default().schedule(&[0, 1000, 2000, 3000, 3000, 3000, 3000, 3000, 3000], &[500, 2000]),
     what_waits_is_delivered_once_when_it_is_enabled
 );
+
+/// Who answers 410 is disabled, what runs out of retries is told, and whoever is told makes nothing happen by failing.
+async fn what_is_told_does_not_follow_from_itself(cluster: &mut Cluster) -> Result<()> {
+    let control = cluster.control(0)?;
+    let publisher = cluster.publisher()?;
+    let tenant = control.new_tenant(&["s.gone", "s.fails"]).await?;
+    let receiver = &cluster.receiver;
+    receiver.script("/gone", [], Behaviour::status(410));
+    receiver.script("/fails", [], Behaviour::status(500));
+    receiver.script("/told", [], Behaviour::status(500));
+    let gone = control.subscribe(&tenant, &receiver.url("/gone"), &["s.gone"]).await?;
+    let fails = control.subscribe(&tenant, &receiver.url("/fails"), &["s.fails"]).await?;
+    let told = control.subscribe(&tenant, &receiver.url("/told"), &["hookwire.*"]).await?;
+    let all = control.subscribe(&tenant, &receiver.url("/all"), &["*"]).await?;
+    publisher.publish_one(&tenant, "s.gone", "{}", all.revision).await?;
+    publisher.publish_one(&tenant, "s.fails", "{}", all.revision).await?;
+
+    let state = async |name: &str| {
+        let get = GetSubscriptionRequest { name: name.to_owned() };
+        anyhow::Ok(control.subscriptions().get_subscription(get).await?.into_inner())
+    };
+    wait_until("it is disabled", LIMIT, async || Ok(state(&gone.name).await?.state() == State::Disabled)).await?;
+    let change = state(&gone.name).await?.state_change.context("it was disabled")?;
+    ensure!(change.cause() == Cause::Gone && change.actor == "system/health", "{change:?}");
+
+    // Two attempts of each.
+    let arrivals = receiver.wait("/told", 4, LIMIT).await?;
+    receiver.quiet(Duration::from_secs(4), LIMIT).await?;
+    let mut types = BTreeMap::new();
+    for arrival in receiver.arrivals("/told") {
+        let body: serde_json::Value = serde_json::from_slice(&arrival.body)?;
+        let about = body["data"]["subscription"].as_str().unwrap_or_default().to_owned();
+        *types.entry((body["type"].as_str().unwrap_or_default().to_owned(), about)).or_insert(0) += 1;
+    }
+    let expected = [
+        (("hookwire.delivery.exhausted".to_owned(), fails.name.clone()), 2),
+        (("hookwire.subscription.disabled".to_owned(), gone.name.clone()), 2),
+    ];
+    ensure!(types == BTreeMap::from(expected), "{types:?}");
+    let expected = Expectation { secret: secret_of(&told)?, audience: receiver.origin() };
+    Verifiers::start()?.accept(&arrivals[0], &expected).await?;
+    ensure!(receiver.arrivals("/all").len() == 2, "`*` does not mean system events");
+    Ok(())
+}
+
+on_both_shapes!(told, Options::default().schedule(&[0, 500], &[200]), what_is_told_does_not_follow_from_itself);

@@ -2,6 +2,7 @@
 
 use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
+use hookwire_proto::system_event;
 use hookwire_proto::v1::event_type_service_server::EventTypeService;
 use hookwire_proto::v1::{
     CreateEventTypeRequest, DeleteEventTypeRequest, EventType, GetEventTypeRequest, ListEventTypesRequest,
@@ -14,9 +15,6 @@ use super::validate::{Violations, field};
 use super::{Api, Error, mask, written};
 use crate::auth::Rpc;
 
-/// The first part of event types that nobody registers, `hookwire.ping` for one: recipients can tell who speaks.
-const RESERVED: &str = "hookwire";
-
 #[tonic::async_trait]
 impl EventTypeService for Api {
     async fn create_event_type(&self, request: Request<CreateEventTypeRequest>) -> Result<Response<EventType>, Status> {
@@ -25,10 +23,14 @@ impl EventTypeService for Api {
         let store = call.once(&mut violations, &request.request_id, &request);
         let parent = violations.check("parent", name::Tenant::parse(&request.parent));
         violations.check("event_type_id", name::check_event_type(&request.event_type_id));
-        if request.event_type_id.split('.').next() == Some(RESERVED) {
+        // So that recipients can tell who speaks.
+        if system_event::is_system_event(&request.event_type_id) {
             violations.add(
                 "event_type_id",
-                format!("begins with `{RESERVED}`, for what Hookwire itself has to say; choose another"),
+                format!(
+                    "begins with `{}`, for what Hookwire itself has to say; choose another",
+                    system_event::RESERVED
+                ),
             );
         }
         let new = request.event_type.unwrap_or_default();

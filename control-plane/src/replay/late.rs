@@ -46,7 +46,10 @@ impl Observe for Late {
         for ((subscription, state_revision), letters) in waiting {
             let mut wait = FIRST_WAIT;
             while let Err(error) = self.see_to(subscription, state_revision, &letters).await {
-                tracing::warn!(%error, "dead letters of an enabled subscription wait for the store");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "dead letters of an enabled subscription wait for the store"
+                );
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(MAX_WAIT);
             }

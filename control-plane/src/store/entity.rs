@@ -141,6 +141,8 @@ pub mod secret {
         pub promoted: i64,
         /// The revision of its last change.
         pub changed: i64,
+        /// The end that it was told about when it was near.
+        pub told_expire_time: Option<UnixMicros>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -287,5 +289,6 @@ pub mod egress {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+pub mod health;
 pub mod index;
 pub mod replay;

@@ -19,7 +19,8 @@ impl Store {
     /// Only [`Error::Unavailable`] and the like; so for the others here.
     pub async fn failing(&self) -> Result<HashMap<String, i64>, Error> {
         let rows = Entity::find().all(self.reader()).await?;
-        let name = |row: &Model| name::Subscription { tenant: row.tenant.clone(), subscription: row.subscription.clone() };
+        let name =
+            |row: &Model| name::Subscription { tenant: row.tenant.clone(), subscription: row.subscription.clone() };
         Ok(rows.iter().map(|row| (name(row).to_string(), row.since_time.unix_ms())).collect())
     }
 
@@ -36,11 +37,11 @@ impl Store {
             subscription: subscription.subscription.clone(),
             since_time: UnixMicros(since_ms.saturating_mul(1_000)),
         };
-        let replaced = OnConflict::columns([Column::Tenant, Column::Subscription])
-            .update_column(Column::SinceTime)
-            .to_owned();
+        let replaced =
+            OnConflict::columns([Column::Tenant, Column::Subscription]).update_column(Column::SinceTime).to_owned();
         let inserted = Entity::insert(row.into_active_model()).on_conflict(replaced).exec_without_returning(connection);
-        match inserted.await.map_err(|error| on_conflict(error, || not_found(subscription), || not_found(subscription))) {
+        match inserted.await.map_err(|error| on_conflict(error, || not_found(subscription), || not_found(subscription)))
+        {
             Err(Error::NotFound { .. }) => Ok(()),
             other => other.map(drop),
         }

@@ -6,14 +6,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hookwire_proto::{name, v1};
+use hookwire_proto::{name, system_event, v1};
 use prost::Message as _;
 use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict};
-use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Set};
+use sea_orm::{
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Set, TransactionTrait as _,
+};
 use time::OffsetDateTime;
 
 use super::entity::{egress, node};
 use super::micros::UnixMicros;
+use super::notice::{self, NewNotice};
 use super::{Error, Store, not_found};
 use crate::push;
 
@@ -122,6 +125,7 @@ impl Store {
             return Ok(None);
         }
         let change = EgressChange { before: split(&row.addresses), after, complete };
+        let transaction = self.connections.write.begin().await?;
         let made = egress::Entity::update_many()
             .col_expr(egress::Column::Addresses, Expr::value(joined))
             .col_expr(egress::Column::Complete, Expr::value(complete))
@@ -129,9 +133,30 @@ impl Store {
             // Nobody else has meanwhile.
             .filter(egress::Column::Addresses.eq(row.addresses))
             .filter(egress::Column::Complete.eq(row.complete))
-            .exec(&self.connections.write)
+            .exec(&transaction)
             .await?;
-        Ok((made.rows_affected == 1 && change.before != change.after).then_some(change))
+        if made.rows_affected == 0 || change.before == change.after {
+            transaction.commit().await?;
+            return Ok(None);
+        }
+        let data = serde_json::json!({
+            "before": change.before,
+            "after": change.after,
+            "complete": change.complete,
+        });
+        // Every tenant that wants to know, and the operator.
+        let tenants = notice::tenants_that_name(&transaction, system_event::EGRESS_CHANGED).await?;
+        let notice = |tenant| NewNotice {
+            tenant,
+            event_type: system_event::EGRESS_CHANGED,
+            subject: String::new(),
+            data: data.clone(),
+            count: 1,
+        };
+        let notices: Vec<_> = tenants.into_iter().chain([String::new()]).map(notice).collect();
+        notice::add(&transaction, &notices, UnixMicros::now()).await?;
+        transaction.commit().await?;
+        Ok(Some(change))
     }
 
     async fn egress_row(&self) -> Result<egress::Model, Error> {

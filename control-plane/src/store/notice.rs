@@ -47,6 +47,11 @@ impl Notice {
         (!self.0.tenant.is_empty()).then(|| name::Tenant { tenant: self.0.tenant.clone() }.to_string())
     }
 
+    /// Whether the operator is told, too. What is about no tenant has a notice for the operator alone.
+    pub fn is_for_operator(&self) -> bool {
+        self.0.tenant.is_empty() || !self.0.subject.is_empty()
+    }
+
     /// The event type.
     pub fn event_type(&self) -> &str {
         &self.0.event_type
@@ -57,27 +62,19 @@ impl Notice {
         &self.0.message_id
     }
 
-    /// When it last happened, in milliseconds since 1970.
-    pub fn time_ms(&self) -> i64 {
-        self.0.last_time.unix_ms()
-    }
-
-    /// The facts: those that were given, `count`, and the times of the first and the last.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`].
-    pub fn data(&self) -> Result<serde_json::Value, Error> {
-        let corrupt = |error| Error::Corrupt { detail: format!("a notice about {}: {error}", self.0.subject) };
-        let mut data: serde_json::Map<_, _> = serde_json::from_str(&self.0.data).map_err(corrupt)?;
+    /// The message's payload: the type, when it last happened, and the facts with how often and when it first has.
+    pub fn payload(&self) -> String {
+        // An object: it was written here.
+        let mut data: serde_json::Map<_, _> = serde_json::from_str(&self.0.data).unwrap_or_default();
         data.insert("count".into(), self.0.count.into());
         data.insert("first_time".into(), rfc3339(self.0.first_time).into());
-        data.insert("last_time".into(), rfc3339(self.0.last_time).into());
-        Ok(data.into())
+        let timestamp = rfc3339(self.0.last_time);
+        serde_json::json!({ "type": self.0.event_type, "timestamp": timestamp, "data": data }).to_string()
     }
 }
 
 /// A time of this era as people and programs read it.
-pub fn rfc3339(time: UnixMicros) -> String {
+fn rfc3339(time: UnixMicros) -> String {
     let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.0) * 1_000).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }

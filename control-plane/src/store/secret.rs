@@ -316,6 +316,7 @@ impl Write<'_> {
             expire_time: None,
             promoted: 0,
             changed: self.revision,
+            told_expire_time: None,
         }
     }
 }

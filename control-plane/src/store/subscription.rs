@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use hookwire_proto::seal::MasterKeys;
-use hookwire_proto::{config, name, v1};
+use hookwire_proto::{config, name, system_event, v1};
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _};
 use sea_orm::{IntoActiveModel as _, QuerySelect as _};
 use zeroize::Zeroizing;
@@ -296,7 +296,9 @@ impl Write<'_> {
 
 /// Checks that every event type that is named in full is registered and not deprecated.
 async fn registered(write: &Write<'_>, tenant: &str, patterns: &BTreeSet<String>) -> Result<(), Error> {
-    let named: Vec<_> = patterns.iter().filter(|pattern| !pattern.ends_with('*')).cloned().collect();
+    let named =
+        patterns.iter().filter(|pattern| !pattern.ends_with('*') && !system_event::ALL.contains(&pattern.as_str()));
+    let named: Vec<_> = named.cloned().collect();
     let mut rows = Vec::new();
     for named in named.chunks(ROWS_OF_STATEMENT) {
         let query = event_type::Entity::find()

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use hookwire_proto::v1::subscription::{State, StateChange, state_change};
 use hookwire_proto::v1::{self, dead_letter::Reason, enable_subscription_request::Waiting, replay};
-use hookwire_proto::{config, name};
+use hookwire_proto::{config, name, system_event};
 use prost::Message as _;
 use time::OffsetDateTime;
 
 use super::entity::subscription::Model;
 use super::micros::UnixMicros;
+use super::notice::NewNotice;
 use super::replay::Episode;
 use super::secret::secrets_of;
 use super::write::Write;
@@ -128,8 +129,25 @@ impl Store {
             row => row?,
         };
         let Some((cause, reason)) = row.judge(cause, seen)? else { return Ok(None) };
+        let data = serde_json::json!({
+            "subscription": subscription.to_string(),
+            "reason": reason,
+            "cause": cause.as_str_name().trim_start_matches("CAUSE_"),
+            "attempt": seen.attempt,
+        });
         let change = StateChange { reason, cause: cause.into(), attempt: seen.attempt.clone(), ..Default::default() };
         let shown = write.change_state(subscription, row, State::Disabled, change).await?;
+        // Nothing is said about who is told: it would follow from itself.
+        if !seen.is_of_system_event {
+            let notice = NewNotice {
+                tenant: subscription.tenant.clone(),
+                event_type: system_event::SUBSCRIPTION_DISABLED,
+                subject: subscription.to_string(),
+                data,
+                count: 1,
+            };
+            write.notice(notice).await?;
+        }
         write.commit().await?;
         Ok(Some(shown))
     }
@@ -195,10 +213,10 @@ impl Model {
                 let first = OffsetDateTime::from_unix_timestamp(since_ms.div_euclid(1_000)).ok();
                 let first = first.map(|first| first.date().to_string()).unwrap_or_default();
                 (seen.time_ms.saturating_sub(since_ms) >= limit_ms).then(|| {
-                    let days = limit.as_secs_f64() / 86_400.0;
+                    let limit = humantime::format_duration(*limit);
                     (
                         state_change::Cause::Failing,
-                        format!("every attempt has failed since {first}, for {days} days and more"),
+                        format!("every attempt has failed since {first}, for {limit} and more"),
                     )
                 })
             }

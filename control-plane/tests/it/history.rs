@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hookwire_proto::v1::api_key::Role;
+use hookwire_proto::v1::enable_subscription_request::Waiting;
+use hookwire_proto::v1::subscription::State;
 use hookwire_proto::v1::*;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -35,6 +37,8 @@ enum Step {
     DeleteEventType { tenant: u8, event_type: u8, seen: Seen },
     CreateSubscription { tenant: u8, subscription: u8, event_types: BTreeSet<u8>, request: Option<u8> },
     DeleteSubscription { tenant: u8, subscription: u8, seen: Seen },
+    PauseSubscription { tenant: u8, subscription: u8, seen: Seen },
+    EnableSubscription { tenant: u8, subscription: u8, drops: bool, seen: Seen },
     CreateSecret { tenant: u8, subscription: u8, secret: u8 },
     RotateSecret { tenant: u8, subscription: u8, secret: u8 },
     DeleteSecret { tenant: u8, subscription: u8, secret: u8 },
@@ -65,8 +69,13 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (ids.clone(), event_types, request).prop_map(|((tenant, subscription, _), event_types, request)| {
             CreateSubscription { tenant, subscription, event_types, request }
         }),
-        1 => (ids.clone(), seen)
+        1 => (ids.clone(), seen.clone())
             .prop_map(|((tenant, subscription, _), seen)| DeleteSubscription { tenant, subscription, seen }),
+        3 => (ids.clone(), seen.clone())
+            .prop_map(|((tenant, subscription, _), seen)| PauseSubscription { tenant, subscription, seen }),
+        2 => (ids.clone(), any::<bool>(), seen).prop_map(|((tenant, subscription, _), drops, seen)| {
+            EnableSubscription { tenant, subscription, drops, seen }
+        }),
         4 => ids.clone().prop_map(|(tenant, subscription, secret)| CreateSecret { tenant, subscription, secret }),
         1 => ids.clone().prop_map(|(tenant, subscription, secret)| RotateSecret { tenant, subscription, secret }),
         3 => ids.prop_map(|(tenant, subscription, secret)| DeleteSecret { tenant, subscription, secret }),
@@ -97,6 +106,7 @@ struct SubscriptionModel {
     revision: i64,
     /// Oldest first; the one that came with it has no number.
     secrets: Vec<Option<u8>>,
+    is_paused: bool,
 }
 
 #[derive(Default)]
@@ -192,7 +202,7 @@ impl Model {
                 if event_types.iter().any(|event_type| known.event_types[event_type].1) {
                     return Err((Code::FailedPrecondition, "EVENT_TYPE_DEPRECATED"));
                 }
-                let made = SubscriptionModel { revision: next, secrets: vec![None] };
+                let made = SubscriptionModel { revision: next, secrets: vec![None], is_paused: false };
                 known.subscriptions.insert(*subscription, made);
                 (Some(*tenant), *request)
             }
@@ -200,6 +210,17 @@ impl Model {
                 let revision = self.subscription(*tenant, *subscription)?.revision;
                 check(revision, *seen)?;
                 self.tenant(*tenant)?.subscriptions.remove(subscription);
+                (Some(*tenant), None)
+            }
+            Step::PauseSubscription { tenant, subscription, seen }
+            | Step::EnableSubscription { tenant, subscription, seen, .. } => {
+                let known = self.subscription(*tenant, *subscription)?;
+                check(known.revision, *seen)?;
+                let is_paused = matches!(step, Step::PauseSubscription { .. });
+                if known.is_paused == is_paused {
+                    return Ok(false);
+                }
+                (known.is_paused, known.revision) = (is_paused, next);
                 (Some(*tenant), None)
             }
             Step::CreateSecret { tenant, subscription, secret } => {
@@ -382,6 +403,21 @@ impl History<'_> {
                 let name = self.subscription(*tenant, *subscription);
                 self.client.subscriptions.delete_subscription(DeleteSubscriptionRequest { name, etag }).await.map(none)
             }
+            Step::PauseSubscription { tenant, subscription, seen } => {
+                let known = self.model.tenants.get(tenant).and_then(|tenant| tenant.subscriptions.get(subscription));
+                let etag = Self::etag(*seen, known.map(|known| known.revision));
+                let name = self.subscription(*tenant, *subscription);
+                let request = PauseSubscriptionRequest { name, etag, ..Default::default() };
+                self.client.subscriptions.pause_subscription(request).await.map(|_| String::new())
+            }
+            Step::EnableSubscription { tenant, subscription, drops, seen } => {
+                let known = self.model.tenants.get(tenant).and_then(|tenant| tenant.subscriptions.get(subscription));
+                let etag = Self::etag(*seen, known.map(|known| known.revision));
+                let name = self.subscription(*tenant, *subscription);
+                let waiting = if *drops { Waiting::Drop } else { Waiting::Deliver };
+                let request = EnableSubscriptionRequest { name, etag, waiting: waiting.into(), ..Default::default() };
+                self.client.subscriptions.enable_subscription(request).await.map(|_| String::new())
+            }
             Step::CreateSecret { tenant, subscription, secret } => {
                 let request = CreateSecretRequest {
                     parent: self.subscription(*tenant, *subscription),
@@ -463,7 +499,11 @@ impl History<'_> {
                 let secrets = self.client.subscriptions.list_secrets(request).await.unwrap().into_inner().secrets;
                 let of = |secret: &Secret| secret.name.rsplit_once("/k").unwrap().1.parse().ok();
                 let secrets = secrets.iter().map(of).collect();
-                let model = SubscriptionModel { revision: subscription.revision, secrets };
+                let model = SubscriptionModel {
+                    revision: subscription.revision,
+                    secrets,
+                    is_paused: subscription.state() == State::Paused,
+                };
                 subscriptions.insert(last(&subscription.name, "/s"), model);
             }
             let event_types = event_types.iter().map(|it| (last(&it.name, "/e"), (it.revision, it.deprecated)));

@@ -5,6 +5,7 @@
 mod administer;
 mod bad_input;
 mod callers;
+mod health;
 mod history;
 mod index;
 mod nodes;

@@ -17,8 +17,13 @@ struct Shared(Arc<EmbeddedLog>);
 pub fn embedded_log(directory: &Path) -> (Arc<EmbeddedLog>, OpenLog) {
     let settings = Settings { dir: directory.join("log"), ..Default::default() };
     let log = EmbeddedLog::open(settings, Layout::default()).unwrap();
-    let opened = log.clone();
-    (log, Arc::new(move |_| std::future::ready(Ok(Arc::new(Shared(opened.clone())) as Arc<dyn Log>)).boxed()))
+    let open = opens(log.clone());
+    (log, open)
+}
+
+/// What opens a log that is open already.
+pub fn opens(log: Arc<EmbeddedLog>) -> OpenLog {
+    Arc::new(move |_| std::future::ready(Ok(Arc::new(Shared(log.clone())) as Arc<dyn Log>)).boxed())
 }
 
 #[async_trait]

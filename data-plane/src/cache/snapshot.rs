@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hookwire_proto::config::{self, Role, change, replay, resource, subscription::State};
 use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
+use hookwire_proto::system_event;
 use ipnet::IpNet;
 use prost::Message as _;
 use twox_hash::XxHash3_64;
@@ -205,7 +206,7 @@ impl Snapshot {
     }
 
     /// The subscriptions of a tenant that want an event type, each once: one look-up for the type, one for each of its
-    /// prefixes and one for `*`.
+    /// prefixes and one for `*`, which does not mean system events.
     pub fn matching(&self, tenant: &str, event_type: &str) -> Vec<Arc<Subscription>> {
         let mut found: Vec<Arc<Subscription>> = Vec::new();
         let mut patterns = 0;
@@ -219,7 +220,9 @@ impl Snapshot {
         for (dot, _) in event_type.match_indices('.') {
             look_up(&event_type[..=dot], "*");
         }
-        look_up("*", "");
+        if !system_event::is_system_event(event_type) {
+            look_up("*", "");
+        }
         if patterns > 1 {
             // A subscription may name a type and a prefix of it.
             found.sort_unstable_by(|a, b| a.name.cmp(&b.name));

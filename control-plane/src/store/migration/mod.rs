@@ -16,6 +16,7 @@ mod m0005_nodes;
 mod m0006_secrets;
 mod m0007_times;
 mod m0008_states;
+mod m0009_health;
 
 /// All steps, in order.
 pub(super) struct Migrator;
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_secrets::Migration),
             Box::new(m0007_times::Migration),
             Box::new(m0008_states::Migration),
+            Box::new(m0009_health::Migration),
         ]
     }
 }
