@@ -134,14 +134,24 @@ impl Health {
                 (self.disable_after, verdict.failing_since_ms, verdict.failed)
                 && i128::from(attempts[at].time_ms) - i128::from(since_ms)
                     >= i128::try_from(limit.as_millis()).unwrap_or(i128::MAX)
+                && !self.disable(&subscription, &Cause::Failing { since_ms, limit }, &attempts[at]).await?
             {
-                self.disable(&subscription, &Cause::Failing { since_ms, limit }, &attempts[at]).await?;
+                // It was enabled since then, and has the whole time anew.
+                let since_ms = attempts[at].time_ms;
+                self.store.set_failing(&subscription, Some(since_ms)).await?;
+                known.insert(name.to_owned(), since_ms);
             }
         }
         Ok(())
     }
 
-    async fn disable(&self, subscription: &name::Subscription, cause: &Cause, of: &AttemptRecord) -> Result<(), Error> {
+    /// Disables a subscription, unless what was seen is out of date. Whether it did.
+    async fn disable(
+        &self,
+        subscription: &name::Subscription,
+        cause: &Cause,
+        of: &AttemptRecord,
+    ) -> Result<bool, Error> {
         let seen = Seen {
             attempt: name::Attempt {
                 tenant: subscription.tenant.clone(),
@@ -153,11 +163,12 @@ impl Health {
             revision: of.subscription_revision,
             is_of_system_event: system_event::is_system_event(&of.event_type),
         };
-        if let Some(disabled) = self.store.disable_subscription(subscription, cause, &seen).await? {
-            let reason = disabled.state_change.map(|change| change.reason).unwrap_or_default();
-            tracing::warn!(%subscription, attempt = seen.attempt, reason, "a subscription is disabled");
-        }
-        Ok(())
+        let Some(disabled) = self.store.disable_subscription(subscription, cause, &seen).await? else {
+            return Ok(false);
+        };
+        let reason = disabled.state_change.map(|change| change.reason).unwrap_or_default();
+        tracing::warn!(%subscription, attempt = seen.attempt, reason, "a subscription is disabled");
+        Ok(true)
     }
 }
 

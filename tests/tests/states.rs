@@ -16,7 +16,7 @@ use hookwire_tests::receiver::Behaviour;
 use hookwire_tests::verifier::{Expectation, Verifiers};
 use hookwire_tests::{on_both_shapes, say, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 const MESSAGES: usize = 1_000;
 
 async fn publish(publisher: &Api, tenant: &str, revision: i64) -> Result<HashSet<String>> {

@@ -252,7 +252,7 @@ impl Write<'_> {
             .col_expr(Column::State, Expr::val(i32::from(state)))
             .col_expr(Column::Revision, Expr::val(self.revision))
             .col_expr(Column::UpdateTime, Expr::val(self.now))
-            .col_expr(Column::Changed, Expr::col(Column::Changed).add(1));
+            .col_expr(Column::Changed, Expr::col(Column::Changed).add(1_i64));
         if let Some(detail) = detail {
             change = change.col_expr(Column::Detail, Expr::val(detail));
         }

@@ -8,7 +8,8 @@ use hookwire_log::embedded::EmbeddedLog;
 use hookwire_log::forward::now_ms;
 use hookwire_log::{Log as _, Topic, codec};
 use hookwire_proto::log::{
-    AttemptBatch, AttemptOutcome, AttemptRecord, AttemptResult, Dead, DeadReason, DeliveryRecord, MessageRecord,
+    AttemptBatch, AttemptOutcome, AttemptRecord, AttemptResult, Dead, DeadReason, DeliveryRecord, MessageRecord, Place,
+    delivery_record::Body,
 };
 use hookwire_proto::v1::subscription::{State, state_change::Cause};
 use hookwire_proto::v1::*;
@@ -16,7 +17,7 @@ use hookwire_proto::{name, system_event};
 use serde_json::Value;
 
 use crate::shared_log::{embedded_log, opens};
-use crate::support::{Client, Database, Plane, new_subscription, on_both, start_with};
+use crate::support::{Client, Database, Plane, eventually, new_subscription, on_both, start_with};
 
 on_both!(
     who_is_gone_is_disabled_at_once_and_it_is_told,
@@ -28,14 +29,6 @@ on_both!(
 
 const DAY_MS: i64 = 86_400_000;
 const SUBSCRIPTION: &str = "tenants/acme/subscriptions/s";
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "not within 30 s: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// A control plane with an operator's tenant, a tenant with a subscription to everything, `s`, and in both one to system events.
 async fn with_listeners(database: &Database) -> (Plane, Arc<EmbeddedLog>, Client) {
@@ -190,6 +183,8 @@ async fn who_has_failed_for_days_is_disabled_and_whoever_succeeded_is_not(databa
     append(&log, vec![attempt(&enabled, "e", now_ms(), 500)]).await;
     observed(&log).await;
     assert_eq!(get(&mut client).await.state(), State::Enabled);
+    let since = plane.store.failing().await.unwrap().into_values().collect::<Vec<_>>();
+    assert!(since.len() == 1 && since[0] > now, "counted from there on: {since:?}");
     // One that is deleted has no health.
     let delete = DeleteSubscriptionRequest { name: SUBSCRIPTION.into(), ..Default::default() };
     client.subscriptions.delete_subscription(delete).await.unwrap();
@@ -203,8 +198,11 @@ async fn what_follows_from_system_events_is_not_told(database: Database) {
     let dead = |subscription: &str, event_type: &str| DeliveryRecord {
         delivery_id: name::delivery_id("tenants/acme/messages/m", subscription, ""),
         subscription: subscription.into(),
+        message: Some(Place { generation: 1, partition: 0, offset: 0 }),
         message_id: "m".into(),
         event_type: event_type.into(),
+        body: Some(Body::Inline("{}".into())),
+        deadline_ms: now_ms() + 60_000,
         attempt: 9,
         publish_time_ms: now_ms(),
         dead: Some(Dead { reason: DeadReason::Exhausted.into(), time_ms: now_ms(), state_revision: 0 }),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::str::FromStr as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use hookwire_control_plane::config::Settings;
@@ -370,4 +371,18 @@ pub fn invalid<const N: usize>(fields: [&str; N]) -> (Code, String, BTreeSet<Str
 /// What [`refusal`] gives for other refusals.
 pub fn refused(code: Code, reason: &str) -> (Code, String, BTreeSet<String>) {
     (code, reason.into(), BTreeSet::new())
+}
+
+const HOLDS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Waits until something holds.
+///
+/// # Panics
+/// When it does not in time.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + HOLDS_WITHIN;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "not within {HOLDS_WITHIN:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

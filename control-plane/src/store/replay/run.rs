@@ -78,7 +78,8 @@ impl Store {
 
     /// Lets a replay go, so that another process may take it at once.
     pub async fn release_replay(&self, name: &name::Replay, owner: &str) -> Result<(), Error> {
-        self.update_owned(name, owner, |update| update.col_expr(Column::OwnedUntilMs, Expr::val(0))).await.map(drop)
+        // As wide as in `keep_replay`: the statement is the same, and PostgreSQL has prepared it.
+        self.update_owned(name, owner, |update| update.col_expr(Column::OwnedUntilMs, Expr::val(0_i64))).await.map(drop)
     }
 
     /// Begins a replay that waits: where it begins and ends, and, if there is any, what is to be said about that. One that has begun
@@ -137,7 +138,7 @@ impl Store {
                 .col_expr(Column::Position, Expr::val(step.to))
                 .col_expr(Column::Found, Expr::col(Column::Found).add(step.found))
                 .col_expr(Column::Appended, Expr::col(Column::Appended).add(step.appended))
-                .col_expr(Column::Changed, Expr::col(Column::Changed).add(1))
+                .col_expr(Column::Changed, Expr::col(Column::Changed).add(1_i64))
                 .col_expr(Column::UpdateTime, Expr::val(now))
                 .col_expr(Column::OwnedUntilMs, Expr::val(until_ms))
                 .filter(Column::Position.eq(step.from))
@@ -218,9 +219,9 @@ impl Store {
     /// Counts a delivery that a catch-up came too early for, and that was appended after it.
     pub async fn count_late(&self, name: &name::Replay) -> Result<(), Error> {
         Entity::update_many()
-            .col_expr(Column::Found, Expr::col(Column::Found).add(1))
-            .col_expr(Column::Appended, Expr::col(Column::Appended).add(1))
-            .col_expr(Column::Changed, Expr::col(Column::Changed).add(1))
+            .col_expr(Column::Found, Expr::col(Column::Found).add(1_i64))
+            .col_expr(Column::Appended, Expr::col(Column::Appended).add(1_i64))
+            .col_expr(Column::Changed, Expr::col(Column::Changed).add(1_i64))
             .filter(Column::Tenant.eq(&*name.tenant))
             .filter(Column::Id.eq(&*name.replay))
             .exec(&self.connections.write)
