@@ -34,7 +34,7 @@ pub struct Settings {
     pub disable_after: Duration,
     /// It is told so long before that a secret expires. 7 days by default; `0s`: not at all.
     #[serde(with = "humantime_serde")]
-    pub secret_notice: Duration,
+    pub expiry_notice: Duration,
     /// `tenants/{tenant}` where the operator is told what each tenant is, in its subscriptions to `hookwire.*`; none by default.
     pub operator_tenant: String,
 }
@@ -42,7 +42,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let day = Duration::from_secs(86_400);
-        Self { disable_after: 5 * day, secret_notice: 7 * day, operator_tenant: String::new() }
+        Self { disable_after: 5 * day, expiry_notice: 7 * day, operator_tenant: String::new() }
     }
 }
 

@@ -49,9 +49,9 @@ impl Notices {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut secrets: Option<Instant> = None;
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            if !self.settings.secret_notice.is_zero() && secrets.is_none_or(|at| at.elapsed() >= SECRETS_EVERY) {
+            if !self.settings.expiry_notice.is_zero() && secrets.is_none_or(|at| at.elapsed() >= SECRETS_EVERY) {
                 secrets = Some(Instant::now());
-                if let Err(error) = self.store.notice_expiring_secrets(self.settings.secret_notice, LIMIT).await {
+                if let Err(error) = self.store.notice_expiring_secrets(self.settings.expiry_notice, LIMIT).await {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
                         "it can't be looked for secrets that are about to expire"
