@@ -1,6 +1,7 @@
 //! Inputs at random: what is in the corpus, changed in a few places; words of the target in any order; and any bytes.
 
 use std::fmt;
+use std::ops::Range;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -25,6 +26,8 @@ impl fmt::Debug for Input {
 enum Change {
     Insert(Index, Vec<u8>),
     Replace(Index, u8),
+    /// The word at a place by another.
+    Word(Index, Vec<u8>),
     Flip(Index, u8),
     Delete(Index, usize),
     /// A part of it again, elsewhere, some times.
@@ -47,6 +50,7 @@ impl Change {
             }
             _ if length == 0 => {}
             Self::Replace(at, byte) => input[at.index(length)] = byte,
+            Self::Word(at, word) => drop(input.splice(word_at(input, at.index(length)), word)),
             Self::Flip(at, bit) => input[at.index(length)] ^= 1 << (bit % 8),
             Self::Delete(at, count) => drop(input.drain(part(at.index(length), length, count))),
             Self::Repeat(from, count, to, times) => {
@@ -59,6 +63,14 @@ impl Change {
     }
 }
 
+/// Where the word around a place begins and ends: letters and digits, or one byte of anything else.
+fn word_at(input: &[u8], at: usize) -> Range<usize> {
+    let is_other = |byte: &u8| !byte.is_ascii_alphanumeric();
+    let start = input[..at].iter().rposition(is_other).map_or(0, |before| before + 1);
+    let end = input[at..].iter().position(is_other).map_or(input.len(), |after| at + after);
+    if start <= at && at < end { start..end } else { at..at + 1 }
+}
+
 /// Inputs for a target that has this corpus.
 pub fn inputs(target: &Target, corpus: Vec<Vec<u8>>) -> impl Strategy<Value = Input> + use<> {
     let word = select(target.dictionary).prop_map(|word| word.as_bytes().to_vec());
@@ -66,6 +78,7 @@ pub fn inputs(target: &Target, corpus: Vec<Vec<u8>>) -> impl Strategy<Value = In
     let change = prop_oneof![
         4 => (place(), word.clone()).prop_map(|(at, word)| Change::Insert(at, word)),
         1 => (place(), prop::collection::vec(any::<u8>(), 1..4)).prop_map(|(at, bytes)| Change::Insert(at, bytes)),
+        4 => (place(), word.clone()).prop_map(|(at, word)| Change::Word(at, word)),
         2 => (place(), b' '..=b'~').prop_map(|(at, byte)| Change::Replace(at, byte)),
         1 => (place(), any::<u8>()).prop_map(|(at, bit)| Change::Flip(at, bit)),
         3 => (place(), 1..12_usize).prop_map(|(at, count)| Change::Delete(at, count)),
