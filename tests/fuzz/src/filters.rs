@@ -204,14 +204,15 @@ fn print(comparison: &Comparison) -> String {
 
 /// A time in RFC 3339, in the zone in which its year has four digits.
 fn time(op: Op, ms: i64) -> String {
-    // What is rounded up may be written as what comes before it, and has to be at the end of the year 9999.
-    let before = if matches!(op, Op::Lt | Op::Ge) { 1 } else { 0 };
-    let written = |hours: i8| {
+    let written = |hours: i8, before: i128| {
         let offset = UtcOffset::from_hms(hours, hours.signum() * 59, 0).ok()?;
         let local = i128::from(ms) * 1_000_000 - before + i128::from(offset.whole_seconds()) * 1_000_000_000;
         OffsetDateTime::from_unix_timestamp_nanos(local).ok()?.replace_offset(offset).format(&Rfc3339).ok()
     };
-    [0, 23, -23].into_iter().find_map(written).unwrap_or_else(|| panic!("{ms} is no time that RFC 3339 knows"))
+    let exact = [0, 23, -23].into_iter().find_map(|hours| written(hours, 0));
+    // The end of the year 9999 everywhere can be meant only by what is rounded up to it.
+    let rounded = || matches!(op, Op::Lt | Op::Ge).then(|| written(-23, 1)).flatten();
+    exact.or_else(rounded).unwrap_or_else(|| panic!("{ms} is no time that RFC 3339 knows"))
 }
 
 /// What an error says, without what every one says.

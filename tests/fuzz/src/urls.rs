@@ -101,7 +101,10 @@ pub fn check(data: &[u8]) {
     for policy in [usual, plain, open] {
         if let Ok(url) = policy.check_text(text) {
             assert_eq!(policy.check_url(&url), Ok(()), "{text:?} is refused when it is used");
-            assert_eq!(policy.check_text(url.as_str()), Ok(url.clone()), "{url} is refused though {text:?} passes");
+            // What is as long as can be may be written without the `/` of an empty path.
+            if url.as_str().len() <= MAX_URL_BYTES {
+                assert_eq!(policy.check_text(url.as_str()), Ok(url.clone()), "{url} is refused though {text:?} passes");
+            }
             sent(text, &url);
         }
         addresses(&policy, data);
