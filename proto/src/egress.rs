@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Position, Url};
 
-/// The longest URL that is taken, in bytes.
+/// The longest URL that is taken, in bytes as it is written; one without a path is sent with a `/` more.
 pub const MAX_URL_BYTES: usize = 2048;
 
 /// What an operator allows. The default is `https` to public addresses.

@@ -67,6 +67,19 @@ pub fn check_event_type(event_type: &str) -> Result<(), Error> {
     if valid { Ok(()) } else { Err(Error::Id { rule: EVENT_TYPE_RULE }) }
 }
 
+/// What a subscription may ask for, for people.
+pub const EVENT_PATTERN_RULE: &str = "an event type such as `invoice.paid`, a prefix such as `invoice.*`, or `*`";
+
+/// Checks what a subscription asks for against [`EVENT_PATTERN_RULE`].
+///
+/// # Errors
+/// [`Error::Id`].
+pub fn check_event_pattern(pattern: &str) -> Result<(), Error> {
+    let named = pattern.strip_suffix(".*").unwrap_or(pattern);
+    let valid = pattern == "*" || check_event_type(named).is_ok();
+    if valid { Ok(()) } else { Err(Error::Id { rule: EVENT_PATTERN_RULE }) }
+}
+
 /// What node ids must be, for people.
 pub const NODE_ID_RULE: &str = "1 to 63 lower-case letters, digits and hyphens";
 
@@ -329,6 +342,17 @@ mod tests {
             "tenants/a/eventTypes/a-b",
         ] {
             assert_eq!(EventType::parse(name), Err(Error::Id { rule: EVENT_TYPE_RULE }), "{name}");
+        }
+    }
+
+    #[test]
+    fn subscriptions_ask_for_types_prefixes_of_whole_parts_and_everything() {
+        let longest = "a".repeat(128);
+        for pattern in ["*", "invoice.paid", "invoice.*", "a.b.*", &longest, &format!("{longest}.*")] {
+            assert_eq!(check_event_pattern(pattern), Ok(()), "{pattern}");
+        }
+        for pattern in ["", "*.paid", "inv*", ".*", "**", "*.*", "a.*.*", "a.*b", "a b", &"a".repeat(129)] {
+            assert_eq!(check_event_pattern(pattern), Err(Error::Id { rule: EVENT_PATTERN_RULE }), "{pattern}");
         }
     }
 

@@ -89,6 +89,7 @@ fn crates_depend_only_on_those_below_them() {
             &["hookwire-proto", "hookwire-log", "hookwire-control-plane", "hookwire-data-plane", "hookwire-sdk"],
         ),
         ("hookwire-tests", &["hookwire-proto", "hookwire-log", "hookwire-sdk"]),
+        ("hookwire-fuzz", &["hookwire-proto", "hookwire-control-plane", "hookwire-data-plane"]),
         (
             "hookwire-bench",
             &["hookwire-proto", "hookwire-log", "hookwire-control-plane", "hookwire-data-plane", "hookwire-sdk"],

@@ -210,12 +210,8 @@ fn event_types(violations: &mut Violations, patterns: &[String]) {
     }
     let mut seen = HashSet::new();
     for (at, pattern) in patterns.iter().enumerate() {
-        let named = pattern.strip_suffix(".*").unwrap_or(pattern);
-        if pattern != "*" && name::check_event_type(named).is_err() {
-            violations.add(
-                format!("{FIELD}[{at}]"),
-                "must be an event type such as `invoice.paid`, a prefix such as `invoice.*`, or `*`",
-            );
+        if name::check_event_pattern(pattern).is_err() {
+            violations.add(format!("{FIELD}[{at}]"), format!("must be {}", name::EVENT_PATTERN_RULE));
         } else if !seen.insert(pattern) {
             violations.add(format!("{FIELD}[{at}]"), "is there already; leave it out");
         }
