@@ -17,6 +17,7 @@ pub const TARGET: Target = Target {
         "deliveries/",
         "attempts/",
         "deadLetters/",
+        "replays/",
         "apiKeys/",
         "auditEntries/",
         "nodes/",
@@ -58,8 +59,20 @@ macro_rules! kinds {
     };
 }
 
-const KINDS: [Kind; 11] =
-    kinds![Tenant, EventType, Subscription, Secret, Message, Delivery, Attempt, DeadLetter, ApiKey, AuditEntry, Node,];
+const KINDS: [Kind; 12] = kinds![
+    Tenant,
+    EventType,
+    Subscription,
+    Secret,
+    Message,
+    Delivery,
+    Attempt,
+    DeadLetter,
+    Replay,
+    ApiKey,
+    AuditEntry,
+    Node,
+];
 
 /// Checks that exactly those names and ids are taken that the rules allow, by one kind only, and print as they were written.
 ///
@@ -108,7 +121,7 @@ fn expected(pattern: &str, text: &str) -> Result<(), bool> {
 
 fn rule(variable: &str) -> fn(&str) -> bool {
     match variable {
-        "{tenant}" | "{subscription}" | "{secret}" | "{api_key}" | "{audit_entry}" => is_id,
+        "{tenant}" | "{subscription}" | "{secret}" | "{replay}" | "{api_key}" | "{audit_entry}" => is_id,
         "{event_type}" => is_event_type,
         "{message}" => {
             |id| bounded(id, 64) && all(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")

@@ -25,6 +25,8 @@ pub const TARGET: Target = Target {
         "paid",
         "invoice.*",
         "invoice.paid",
+        "hookwire",
+        "hookwire.*",
         "a.b.c",
         "_",
         "Z9",
@@ -77,7 +79,10 @@ fn is_taken(pattern: &str) -> bool {
 }
 
 fn wants(pattern: &str, event_type: &str) -> bool {
+    // Everything is everything that is published.
+    let is_ours = event_type.split('.').next() == Some("hookwire");
     match pattern.strip_suffix('*') {
+        Some("") => !is_ours,
         Some(beginning) => event_type.starts_with(beginning),
         None => pattern == event_type,
     }
