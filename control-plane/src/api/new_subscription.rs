@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use hookwire_proto::egress::Policy;
 use hookwire_proto::name;
+use hookwire_proto::system_event;
 use hookwire_proto::v1::secret::Algorithm;
 use hookwire_proto::v1::{
     BatchCreateSubscriptionsRequest, BatchUpdateSubscriptionsRequest, CreateSubscriptionRequest, Secret, Subscription,
@@ -212,6 +213,11 @@ fn event_types(violations: &mut Violations, patterns: &[String]) {
     for (at, pattern) in patterns.iter().enumerate() {
         if name::check_event_pattern(pattern).is_err() {
             violations.add(format!("{FIELD}[{at}]"), format!("must be {}", name::EVENT_PATTERN_RULE));
+        } else if system_event::is_system_event(pattern)
+            && !system_event::ALL.iter().any(|known| system_event::is_named_by(known, pattern))
+        {
+            let known = system_event::ALL.join("`, `");
+            violations.add(format!("{FIELD}[{at}]"), format!("is nothing that Hookwire says; that is `{known}`"));
         } else if !seen.insert(pattern) {
             violations.add(format!("{FIELD}[{at}]"), "is there already; leave it out");
         }
@@ -264,6 +270,10 @@ mod tests {
         let event_types = patterns.map(Into::into).to_vec();
         let found = wrong(Subscription { event_types, ..subscription() });
         assert_eq!(found, [4, 5, 6, 7, 8, 9].map(|at| format!("subscription.event_types[{at}]")));
+        let ours =
+            ["hookwire.*", "hookwire.secret.*", "hookwire.egress.changed", "hookwire.ping", "hookwire.e.*", "hookwire"];
+        let found = wrong(Subscription { event_types: ours.map(Into::into).to_vec(), ..subscription() });
+        assert_eq!(found, [3, 4, 5].map(|at| format!("subscription.event_types[{at}]")));
         let many = (0..101).map(|n| format!("t{n}")).collect();
         assert_eq!(wrong(Subscription { event_types: many, ..subscription() }), ["subscription.event_types"]);
     }
