@@ -79,7 +79,10 @@ pub fn check(data: &[u8]) {
         Ok(comparisons) => {
             assert_eq!(expected(text).as_ref(), Some(&comparisons), "{text:?} is read otherwise");
             let printed = comparisons.iter().map(print).collect::<Vec<_>>().join(" AND ");
-            assert_eq!(GRAMMAR.parse(&printed).as_ref(), Ok(&comparisons), "{text:?} prints as {printed:?}");
+            // A filter may print longer than it was written, and then be too long.
+            if printed.len() <= 2_000 {
+                assert_eq!(GRAMMAR.parse(&printed).as_ref(), Ok(&comparisons), "{text:?} prints as {printed:?}");
+            }
             let twice = format!("{text} AND\t{text}");
             if (1..=10).contains(&comparisons.len()) && twice.len() <= 2_000 {
                 assert_eq!(
