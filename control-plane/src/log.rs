@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookwire_log::{Layout, OpenLog};
+use hookwire_log::{Layout, OpenLog, Topic, codec};
+use hookwire_proto::log::{MessageRecord, Place};
+use hookwire_proto::name;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +64,75 @@ impl Log {
         let opened = opened.wait_for(Result::is_ok).await.ok()?;
         opened.as_ref().ok().cloned()
     }
+
+    /// The record of a message, if the log still has it where the index says; never another's.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub async fn message(
+        &self,
+        name: &name::Message,
+        place: Place,
+    ) -> Result<Result<MessageRecord, Gone>, hookwire_log::Error> {
+        let layout = &self.layout;
+        let Place { generation, partition, offset } = place;
+        if generation != layout.generation {
+            return Ok(Err(Gone::Generation { was: generation, is: layout.generation }));
+        }
+        let topic = layout.name(Topic::Messages);
+        let record = match self.get()?.read(Topic::Messages, partition, offset, 1, 1).await {
+            Ok(records) => records.into_iter().find(|record| record.offset == offset),
+            Err(hookwire_log::Error::OutOfRange { low, next, .. }) => {
+                return Ok(Err(Gone::Expired { topic, partition, offset, low, next }));
+            }
+            // The layout has fewer partitions than it had: it is another log.
+            Err(hookwire_log::Error::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let tenant = name::Tenant { tenant: name.tenant.clone() }.to_string();
+        let found = record.and_then(|record| codec::decode_message(&record).ok());
+        let found = found.filter(|found| found.message_id == name.message && found.tenant == tenant);
+        Ok(found.ok_or(Gone::Replaced { topic, partition, offset }))
+    }
+}
+
+/// Why the log does not have a message any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Gone {
+    /// It was in topics that are not read any more.
+    #[error("it was in generation {was} of the log, and generation {is} is read")]
+    Generation {
+        /// The one where it was.
+        was: i32,
+        /// The one that is read.
+        is: i32,
+    },
+    /// Its time is over.
+    #[error(
+        "it was at offset {offset} of {topic}/{partition}, which now holds offsets {low} to {next}: the log keeps payloads for a time only"
+    )]
+    Expired {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Where it was.
+        offset: i64,
+        /// The first that is there.
+        low: i64,
+        /// The one after the last.
+        next: i64,
+    },
+    /// There is something else, or nothing.
+    #[error("offset {offset} of {topic}/{partition} no longer holds it")]
+    Replaced {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Where it was.
+        offset: i64,
+    },
 }
 
 impl Opener {

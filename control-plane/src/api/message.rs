@@ -1,6 +1,6 @@
 //! `hookwire.v1.MessageService`
 
-use hookwire_log::{Topic, codec};
+use hookwire_log::Topic;
 use hookwire_proto::log::Place;
 use hookwire_proto::name;
 use hookwire_proto::v1::message::PayloadState;
@@ -60,43 +60,24 @@ impl MessageService for Api {
 impl Api {
     /// The message with what the log has of it, or with why the log does not have it.
     async fn with_payload(&self, name: &name::Message, message: Message, place: Place) -> Result<Message, Error> {
-        let expired = |detail: String| {
-            Ok(Message { payload_state: PayloadState::Expired.into(), payload_detail: detail, ..message.clone() })
-        };
         let layout = self.log.layout();
-        let Place { generation, partition, offset } = place;
-        let topic = layout.name(Topic::Messages);
-        if generation != layout.generation {
-            return expired(format!(
-                "it was in generation {generation} of the log, and generation {} is read",
-                layout.generation
-            ));
-        }
-        let read = self.log.get()?.read(Topic::Messages, partition, offset, 1, 1).await;
-        let record = match read {
-            Ok(records) => records.into_iter().find(|record| record.offset == offset),
-            Err(hookwire_log::Error::OutOfRange { low, next, .. }) => {
-                return expired(format!(
-                    "it was at offset {offset} of {topic}/{partition}, which now holds offsets {low} to {next}: \
-                     the log keeps payloads for a time only"
-                ));
-            }
-            // The layout has fewer partitions than it had: it is another log.
-            Err(hookwire_log::Error::Refused { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let found = record.and_then(|record| codec::decode_message(&record).ok());
-        let tenant = name::Tenant { tenant: name.tenant.clone() }.to_string();
-        match found.filter(|found| found.message_id == name.message && found.tenant == tenant) {
-            Some(found) => Ok(Message {
+        Ok(match self.log.message(name, place).await? {
+            Ok(found) => Message {
                 payload: found.payload,
                 content_type: found.content_type,
                 ordering_key: found.ordering_key,
                 payload_state: PayloadState::Retained.into(),
-                payload_detail: format!("from {topic}/{partition} at offset {offset}"),
+                payload_detail: format!(
+                    "from {}/{} at offset {}",
+                    layout.name(Topic::Messages),
+                    place.partition,
+                    place.offset
+                ),
                 ..message
-            }),
-            None => expired(format!("offset {offset} of {topic}/{partition} no longer holds it")),
-        }
+            },
+            Err(gone) => {
+                Message { payload_state: PayloadState::Expired.into(), payload_detail: gone.to_string(), ..message }
+            }
+        })
     }
 }

@@ -65,7 +65,7 @@ impl Replays {
         };
         match &run.replay.selection {
             Some(Selection::DeadLetters(selection)) => self.dead_letters(log, run, selection, per_step).await,
-            Some(Selection::Deliveries(named)) => self.named(log, run, &named.deliveries, per_step).await,
+            Some(Selection::Deliveries(named)) => self.named(run, &named.deliveries, per_step).await,
             None => Err(Error::Failed("it selects what this version does not know".into())),
         }
     }
@@ -116,7 +116,7 @@ impl Replays {
         Ok(step)
     }
 
-    async fn named(&self, log: &dyn Log, run: &Run, named: &[String], per_step: usize) -> Result<Step, Error> {
+    async fn named(&self, run: &Run, named: &[String], per_step: usize) -> Result<Step, Error> {
         let from = usize::try_from(run.position).unwrap_or_default().min(named.len());
         let to = named.len().min(from + per_step);
         let mut step = Step { to: i64::try_from(to).unwrap_or(i64::MAX), found: 0, deliveries: Vec::new() };
@@ -131,14 +131,7 @@ impl Replays {
                 found => found?,
             };
             step.found += 1;
-            let read = log.read(Topic::Messages, place.partition, place.offset, 1, 1).await;
-            let record = match read {
-                Ok(records) => records.into_iter().find(|record| record.offset == place.offset),
-                Err(hookwire_log::Error::OutOfRange { .. } | hookwire_log::Error::Refused { .. }) => None,
-                Err(error) => return Err(error.into()),
-            };
-            let is_it = |record: &hookwire_proto::log::MessageRecord| record.message_id == message.message;
-            if let Some(record) = record.and_then(|record| codec::decode_message(&record).ok()).filter(is_it) {
+            if let Ok(record) = self.log.message(&message, place).await? {
                 let again = again::of_message(record, place, &delivery.subscription);
                 step.deliveries.push(again::anew(again, &replay, run.replay.revision, now));
             }

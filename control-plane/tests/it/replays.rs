@@ -184,9 +184,10 @@ async fn known_deliveries_are_replayed_from_what_the_log_has(database: Database)
     let (_plane, log, mut client) = with_log(&database).await;
     let deliver = Deliver::start(&log);
     let mut names = Vec::new();
-    for (id, size) in [("small", 10), ("large", 40_000)] {
+    // As after the log was replaced: where the last one was, there is another tenant's of the same id.
+    for (id, size, tenant) in [("small", 10, "acme"), ("large", 40_000, "acme"), ("replaced", 10, "other")] {
         let message = MessageRecord {
-            tenant: "tenants/acme".into(),
+            tenant: format!("tenants/{tenant}"),
             message_id: id.into(),
             event_type: "e".into(),
             payload: "x".repeat(size).into(),
@@ -196,7 +197,7 @@ async fn known_deliveries_are_replayed_from_what_the_log_has(database: Database)
         let at = log.append(codec::message(log.layout(), &message)).await.unwrap();
         let place = Some(Place { generation: 1, partition: at.partition, offset: at.offset });
         let indexed = MessageIndexRecord {
-            tenant: message.tenant.clone(),
+            tenant: "tenants/acme".into(),
             message_id: id.into(),
             event_type: "e".into(),
             publish_time_ms: message.publish_time_ms,
@@ -222,7 +223,7 @@ async fn known_deliveries_are_replayed_from_what_the_log_has(database: Database)
     let selection = Some(replay::Selection::Deliveries(replay::Deliveries { deliveries: names }));
     let made = create(&mut client, "", Replay { selection, ..Default::default() }).await;
     let ended = until_state(&mut client, &made.name, replay::State::Succeeded).await;
-    assert_eq!((ended.found_count, ended.appended_count), (2, 2));
+    assert_eq!((ended.found_count, ended.appended_count), (3, 2));
     eventually("they are taken", async || deliver.taken().len() == 2).await;
     for delivery in deliver.taken() {
         assert_eq!((&*delivery.replay, delivery.attempt, &*delivery.subscription), (&*made.name, 1, SUBSCRIPTION));
