@@ -1,9 +1,8 @@
 //! Deliveries that came to nothing, for `dead-letters`.
 
-use aws_lc_rs::digest;
-use bytes::Bytes;
 use hookwire_log::{Layout, NewRecord, Topic, codec};
-use hookwire_proto::log::{BodyReference, Dead, DeadReason, DeliveryRecord, delivery_record::Body};
+use hookwire_proto::body;
+use hookwire_proto::log::{Dead, DeadReason, DeliveryRecord, delivery_record::Body};
 
 /// The dead letter of a delivery.
 pub(crate) fn record(layout: &Layout, delivery: DeliveryRecord, reason: DeadReason, now_ms: i64) -> NewRecord {
@@ -24,11 +23,7 @@ pub(crate) fn record(layout: &Layout, delivery: DeliveryRecord, reason: DeadReas
 pub(crate) fn waiting(layout: &Layout, delivery: DeliveryRecord, state_revision: i64, now_ms: i64) -> NewRecord {
     let dead = Some(Dead { reason: DeadReason::Paused.into(), time_ms: now_ms, state_revision });
     let body = match (delivery.body, delivery.message) {
-        (Some(Body::Inline(body)), Some(place)) => Some(Body::Reference(BodyReference {
-            place: Some(place),
-            sha256: Bytes::copy_from_slice(digest::digest(&digest::SHA256, &body).as_ref()),
-            length: i64::try_from(body.len()).unwrap_or(i64::MAX),
-        })),
+        (Some(Body::Inline(body)), Some(place)) => Some(body::reference(&body, place)),
         (body, _) => body,
     };
     codec::delivery(layout, Topic::DeadLetters, &DeliveryRecord { dead, body, ..delivery })

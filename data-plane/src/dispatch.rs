@@ -8,16 +8,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hookwire_log::forward::{self, now_ms};
 use hookwire_log::{ConsumerOptions, Finisher, Log, Offset, Partition, Record, Topic, codec};
-use hookwire_proto::log::{
-    BodyReference, DeliveryRecord, MessageIndexRecord, MessageRecord, Place, QuarantineReason, delivery_record::Body,
-};
-use hookwire_proto::name;
+use hookwire_proto::log::{DeliveryRecord, MessageIndexRecord, MessageRecord, Place, QuarantineReason};
+use hookwire_proto::{body, name};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -30,9 +26,6 @@ use crate::{attempts, retry};
 
 #[cfg(test)]
 mod tests;
-
-/// The largest body that is in each delivery; a larger one stays in `messages` and is referred to.
-pub const MAX_INLINE_BYTES: usize = 16 * 1024;
 
 /// How often it is said that the configuration lags behind a message.
 const LAGGING_EVERY: Duration = Duration::from_secs(10);
@@ -372,7 +365,7 @@ fn delivery(schedule: &Schedule, place: Place, message: MessageRecord, revision:
         message_id: message.message_id,
         event_type: message.event_type,
         ordering_key: message.ordering_key,
-        body: Some(body(place, message.payload)),
+        body: Some(body::of(message.payload, place)),
         content_type: message.content_type,
         publish_time_ms: message.publish_time_ms,
         revision,
@@ -395,15 +388,4 @@ fn times(schedule: &Schedule, publish_time_ms: i64, expire_time_ms: i64) -> (i64
         Some(delay) => to_ms(published + delay),
     };
     (due_time_ms, deadline_ms)
-}
-
-fn body(place: Place, payload: Bytes) -> Body {
-    if payload.len() <= MAX_INLINE_BYTES {
-        return Body::Inline(payload);
-    }
-    Body::Reference(BodyReference {
-        place: Some(place),
-        sha256: Bytes::copy_from_slice(digest::digest(&digest::SHA256, &payload).as_ref()),
-        length: i64::try_from(payload.len()).unwrap_or(i64::MAX),
-    })
 }

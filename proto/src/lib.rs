@@ -46,6 +46,7 @@ pub use generated::hookwire::log::v1 as log;
 /// The public API, package `hookwire.v1`.
 pub use generated::hookwire::v1;
 
+pub mod body;
 pub mod egress;
 pub mod name;
 pub mod role;

@@ -1,16 +1,12 @@
 //! A delivery as it is made again. Pure: time is passed in.
 
-use aws_lc_rs::digest;
-use bytes::Bytes;
-use hookwire_proto::log::{BodyReference, DeliveryRecord, MessageRecord, Place, delivery_record::Body};
-use hookwire_proto::name;
+use hookwire_proto::log::{DeliveryRecord, MessageRecord, Place};
+use hookwire_proto::{body, name};
 
 /// For how long a delivery is tried that is made again and says nothing of its own: the longest that any schedule may last.
 const LONGEST_MS: i64 = 7 * 86_400_000;
 /// The shortest: nothing is made again to be over at once.
 const SHORTEST_MS: i64 = 60_000;
-/// The largest body that is in the record, as in dispatch.
-const MAX_INLINE_BYTES: usize = 16 * 1024;
 
 /// A delivery that waited, as it goes on: the same, of which the time that it waited does not count. `revision` has enabled its
 /// subscription.
@@ -48,21 +44,13 @@ pub fn anew(delivery: DeliveryRecord, replay: &str, revision: i64, now_ms: i64) 
 
 /// The delivery of a message to a subscription, before it is made [`anew`].
 pub fn of_message(message: MessageRecord, place: Place, subscription: &str) -> DeliveryRecord {
-    let body = match message.payload {
-        payload if payload.len() <= MAX_INLINE_BYTES => Body::Inline(payload),
-        payload => Body::Reference(BodyReference {
-            place: Some(place),
-            sha256: Bytes::copy_from_slice(digest::digest(&digest::SHA256, &payload).as_ref()),
-            length: i64::try_from(payload.len()).unwrap_or(i64::MAX),
-        }),
-    };
     DeliveryRecord {
         subscription: subscription.to_owned(),
         message: Some(place),
         message_id: message.message_id,
         event_type: message.event_type,
         ordering_key: message.ordering_key,
-        body: Some(body),
+        body: Some(body::of(message.payload, place)),
         content_type: message.content_type,
         publish_time_ms: message.publish_time_ms,
         revision: message.revision,

@@ -1,8 +1,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use hookwire_log::{Log as _, NewRecord};
-use hookwire_proto::log::QuarantineReason;
+use hookwire_proto::body::MAX_INLINE_BYTES;
+use hookwire_proto::log::{QuarantineReason, delivery_record::Body};
 
 use super::*;
 use crate::support::{World, eventually, message, ms, subscription};
