@@ -7,7 +7,7 @@
 //! remembers is what the store has, and is read anew with every partition that comes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,13 +16,9 @@ use hookwire_proto::{name, system_event};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::index::{DeadLetter, Observe};
+use crate::index::{DeadLetter, Observe, persist};
 use crate::store::{Cause, Error, NewNotice, Seen, Store};
 
-/// The first wait while the store is away; doubled up to [`MAX_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// The longest.
-const MAX_WAIT: Duration = Duration::from_secs(5);
 const GONE: i32 = 410;
 
 /// When subscriptions are disabled, and who is told of what.
@@ -64,7 +60,7 @@ pub struct Health {
     /// Subscriptions that fail, and since when in milliseconds since 1970; `None`: to be read.
     failing: Mutex<Option<HashMap<String, i64>>>,
     /// Whether what is remembered may be out of date.
-    is_stale: std::sync::atomic::AtomicBool,
+    is_stale: AtomicBool,
 }
 
 /// What a batch of attempts says about one subscription.
@@ -101,7 +97,7 @@ impl Health {
 
     async fn see(&self, attempts: &[AttemptRecord]) -> Result<(), Error> {
         let mut failing = self.failing.lock().await;
-        if self.is_stale.swap(false, std::sync::atomic::Ordering::SeqCst) {
+        if self.is_stale.swap(false, Ordering::SeqCst) {
             *failing = None;
         }
         if failing.is_none() {
@@ -122,11 +118,7 @@ impl Health {
             // What is in the log is checked there; no subscription of such a name can be disabled.
             let Ok(subscription) = name::Subscription::parse(name) else { continue };
             if verdict.failing_since_ms != known.get(name).copied() {
-                self.store.set_failing(&subscription, verdict.failing_since_ms).await?;
-                match verdict.failing_since_ms {
-                    Some(since_ms) => drop(known.insert(name.to_owned(), since_ms)),
-                    None => drop(known.remove(name)),
-                }
+                self.set_failing(known, &subscription, verdict.failing_since_ms).await?;
             }
             if let Some(at) = verdict.gone {
                 self.disable(&subscription, &Cause::Gone, &attempts[at]).await?;
@@ -137,10 +129,23 @@ impl Health {
                 && !self.disable(&subscription, &Cause::Failing { since_ms, limit }, &attempts[at]).await?
             {
                 // It was enabled since then, and has the whole time anew.
-                let since_ms = attempts[at].time_ms;
-                self.store.set_failing(&subscription, Some(since_ms)).await?;
-                known.insert(name.to_owned(), since_ms);
+                self.set_failing(known, &subscription, Some(attempts[at].time_ms)).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Since when a subscription fails, from now on, in the store and here.
+    async fn set_failing(
+        &self,
+        known: &mut HashMap<String, i64>,
+        subscription: &name::Subscription,
+        since_ms: Option<i64>,
+    ) -> Result<(), Error> {
+        self.store.set_failing(subscription, since_ms).await?;
+        match since_ms {
+            Some(since_ms) => drop(known.insert(subscription.to_string(), since_ms)),
+            None => drop(known.remove(&subscription.to_string())),
         }
         Ok(())
     }
@@ -175,31 +180,18 @@ impl Health {
 #[async_trait]
 impl Observe for Health {
     async fn observe(&self, attempts: &[AttemptRecord]) {
-        persist(|| self.see(attempts)).await;
+        persist("health of subscriptions", || self.see(attempts)).await;
     }
 
     async fn observe_dead(&self, dead_letters: &[DeadLetter<'_>]) {
         let notices = exhausted(dead_letters.iter().map(|letter| letter.delivery));
         if !notices.is_empty() {
-            persist(|| self.store.add_notices(&notices)).await;
+            persist("health of subscriptions", || self.store.add_notices(&notices)).await;
         }
     }
 
     fn assigned(&self) {
-        self.is_stale.store(true, std::sync::atomic::Ordering::SeqCst);
-    }
-}
-
-/// Does it again for as long as the store is away.
-async fn persist<F: Future<Output = Result<(), Error>>>(work: impl Fn() -> F) {
-    let mut wait = FIRST_WAIT;
-    while let Err(error) = work().await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "health of subscriptions can't be written down, trying on"
-        );
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(MAX_WAIT);
+        self.is_stale.store(true, Ordering::SeqCst);
     }
 }
 

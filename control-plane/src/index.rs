@@ -272,6 +272,16 @@ impl Worker {
     }
 }
 
+/// Does it again for as long as it fails: the store is away. For what observers have to make durable.
+pub(crate) async fn persist<F: Future<Output = Result<(), store::Error>>>(what: &str, work: impl Fn() -> F) {
+    let mut wait = FIRST_WAIT;
+    while let Err(error) = work().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "{what} can't be written down, trying on");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(MAX_WAIT);
+    }
+}
+
 fn decode(record: &Record) -> Result<Entry, (QuarantineReason, String)> {
     let decoded = match record.topic {
         Topic::DeadLetters => codec::decode_delivery(record).map(|delivery| Entry::DeadLetter(delivery.into())),

@@ -2,7 +2,6 @@
 //! delivery to wait. Every dead letter is looked at, so that none is left behind, however late it comes.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use hookwire_log::Topic;
@@ -12,15 +11,10 @@ use hookwire_proto::log::{AttemptRecord, DeadReason};
 use hookwire_proto::name;
 
 use super::again;
-use crate::index::{DeadLetter, Observe};
+use crate::index::{DeadLetter, Observe, persist};
 use crate::log::Log;
 use crate::store::replay::Run;
 use crate::store::{Error, Store};
-
-/// The first wait while the store is away; doubled up to [`MAX_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// The longest.
-const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Sees to dead letters that come late.
 #[derive(Debug)]
@@ -44,15 +38,8 @@ impl Observe for Late {
             }
         }
         for ((subscription, state_revision), letters) in waiting {
-            let mut wait = FIRST_WAIT;
-            while let Err(error) = self.see_to(subscription, state_revision, &letters).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "dead letters of an enabled subscription wait for the store"
-                );
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(MAX_WAIT);
-            }
+            let what = "dead letters of an enabled subscription";
+            persist(what, || self.see_to(subscription, state_revision, &letters)).await;
         }
     }
 }

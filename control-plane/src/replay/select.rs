@@ -7,12 +7,10 @@ use hookwire_log::{Log, Record, Topic, codec};
 use hookwire_proto::log::{DeadReason, DeliveryRecord};
 use hookwire_proto::name;
 use hookwire_proto::v1::replay::{DeadLetters, Selection};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{Error, Replays, STEP, again};
-use crate::store;
 use crate::store::replay::{Episode, Run};
+use crate::store::{self, UnixMicros};
 
 /// Records that are looked at in a step, at most.
 const RECORDS: usize = 1_000;
@@ -48,9 +46,10 @@ impl Replays {
         };
         let detail = match first(log, partition, bounds.low).await? {
             // Records are in the order of their times: with a first one from before, nothing that was asked for is gone.
-            Some(oldest) if bounds.low > 0 && start_ms.is_none_or(|start| oldest.time_ms > start) => {
-                Some(format!("the log no longer has what died before {}, if there was any", time(oldest.time_ms)))
-            }
+            Some(oldest) if bounds.low > 0 && start_ms.is_none_or(|start| oldest.time_ms > start) => Some(format!(
+                "the log no longer has what died before {}, if there was any",
+                UnixMicros::from_ms(oldest.time_ms).rfc3339()
+            )),
             _ => None,
         };
         Ok((start..bounds.next, detail))
@@ -165,12 +164,7 @@ async fn first(log: &dyn Log, partition: i32, low: i64) -> Result<Option<Record>
 }
 
 fn time_ms(time: &prost_types::Timestamp) -> i64 {
-    time.seconds.saturating_mul(1_000).saturating_add(i64::from(time.nanos) / 1_000_000)
-}
-
-fn time(ms: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp(ms.div_euclid(1_000)).ok();
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+    UnixMicros::from(time).unix_ms()
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl Store {
         let row = Model {
             tenant: subscription.tenant.clone(),
             subscription: subscription.subscription.clone(),
-            since_time: UnixMicros(since_ms.saturating_mul(1_000)),
+            since_time: UnixMicros::from_ms(since_ms),
         };
         let replaced =
             OnConflict::columns([Column::Tenant, Column::Subscription]).update_column(Column::SinceTime).to_owned();

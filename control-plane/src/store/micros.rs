@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sea_orm::DeriveValueType;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Microseconds since 1970: a number in both databases, which therefore compare times alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, DeriveValueType)]
@@ -20,9 +21,20 @@ impl UnixMicros {
         Self(self.unix_ms() * 1_000)
     }
 
+    /// So many milliseconds since 1970.
+    pub fn from_ms(ms: i64) -> Self {
+        Self(ms.saturating_mul(1_000))
+    }
+
     /// Milliseconds since 1970.
     pub fn unix_ms(self) -> i64 {
         self.0.div_euclid(1_000)
+    }
+
+    /// RFC 3339, for people and programs; empty beyond the year 9999.
+    pub fn rfc3339(self) -> String {
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000).ok();
+        time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
     }
 
     pub fn timestamp(self) -> prost_types::Timestamp {
@@ -78,6 +90,7 @@ mod tests {
         assert_eq!((shown.seconds, shown.nanos), (1_795_671_889, 123_456_000));
         assert_eq!(UnixMicros::from(&shown), time);
         assert_eq!(time.unix_ms(), 1_795_671_889_123);
+        assert_eq!(time.rfc3339(), "2026-11-26T05:44:49.123456Z");
         assert_eq!(time.in_whole_ms().timestamp().nanos, 123_000_000);
         let before = UnixMicros::from(datetime!(1969-12-31 23:59:59.999_999 UTC));
         assert_eq!((before, before.unix_ms()), (UnixMicros(-1), -1));

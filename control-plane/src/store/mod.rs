@@ -42,6 +42,7 @@ pub use audit::{Actor, AuditFilter};
 pub use changes::Changes;
 pub use error::Error;
 pub use index::Index;
+pub(crate) use micros::UnixMicros;
 pub use node::EgressChange;
 pub use notice::{NewNotice, Notice};
 pub use reseal::{Place, Resealed};

@@ -11,7 +11,6 @@ use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait, EntityTrait as _, IntoActiveModel as _, QueryFilter as _,
     QueryOrder as _, QuerySelect as _, TransactionTrait as _,
 };
-use time::format_description::well_known::Rfc3339;
 
 use super::entity::health::notice::{Column, Entity, Model};
 use super::entity::{secret, subscription};
@@ -67,16 +66,10 @@ impl Notice {
         // An object: it was written here.
         let mut data: serde_json::Map<_, _> = serde_json::from_str(&self.0.data).unwrap_or_default();
         data.insert("count".into(), self.0.count.into());
-        data.insert("first_time".into(), rfc3339(self.0.first_time).into());
-        let timestamp = rfc3339(self.0.last_time);
+        data.insert("first_time".into(), self.0.first_time.rfc3339().into());
+        let timestamp = self.0.last_time.rfc3339();
         serde_json::json!({ "type": self.0.event_type, "timestamp": timestamp, "data": data }).to_string()
     }
-}
-
-/// A time of this era as people and programs read it.
-fn rfc3339(time: UnixMicros) -> String {
-    let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.0) * 1_000).ok();
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 impl Store {
@@ -163,7 +156,7 @@ impl Store {
                     data: serde_json::json!({
                         "subscription": subscription.to_string(),
                         "secret": secret.to_string(),
-                        "expire_time": rfc3339(end),
+                        "expire_time": end.rfc3339(),
                     }),
                     count: 1,
                 });
