@@ -1,7 +1,6 @@
 //! `hookwire dev`: both planes in one process, the same code over loopback, with everything in one data directory.
 //!
 //! * `directory`: the data directory
-//! * `log`: the log of both planes
 //! * `demo`: the demo tenant and its keys
 //! * `welcome`: what is printed when it is ready
 
@@ -25,7 +24,6 @@ use crate::{cli, control_plane, data_plane, settings};
 
 mod demo;
 mod directory;
-mod log;
 mod welcome;
 
 use directory::Directory;
@@ -59,7 +57,8 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
     let node_settings = node_settings(&settings, &listening);
     node_settings.validate().map_err(WrongSettings::from)?;
 
-    let open_log = log::open_log(directory.file("log"));
+    // The node drains first, and the control plane still reads.
+    let open_log = hookwire_log::embedded::shared(directory.file("log"));
     let control_plane_settings = control_plane_settings(&settings, &listening, &directory);
     let control_plane =
         ControlPlane::open(control_plane_settings, open_log.clone()).await.map_err(control_plane::classify)?;

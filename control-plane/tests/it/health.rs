@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookwire_control_plane::store::NewNotice;
-use hookwire_log::embedded::EmbeddedLog;
 use hookwire_log::forward::now_ms;
-use hookwire_log::{Log as _, Topic, codec};
+use hookwire_log::{Log, OpenLog, Topic, codec};
 use hookwire_proto::log::{
     AttemptBatch, AttemptOutcome, AttemptRecord, AttemptResult, Dead, DeadReason, DeliveryRecord, MessageRecord, Place,
     delivery_record::Body,
@@ -16,8 +15,7 @@ use hookwire_proto::v1::*;
 use hookwire_proto::{name, system_event};
 use serde_json::Value;
 
-use crate::shared_log::{embedded_log, opens};
-use crate::support::{Client, Database, Plane, eventually, new_subscription, on_both, start_with};
+use crate::support::{Client, Database, Plane, embedded_log, eventually, new_subscription, on_both, start_with};
 
 on_both!(
     who_is_gone_is_disabled_at_once_and_it_is_told,
@@ -31,11 +29,11 @@ const DAY_MS: i64 = 86_400_000;
 const SUBSCRIPTION: &str = "tenants/acme/subscriptions/s";
 
 /// A control plane with an operator's tenant, a tenant with a subscription to everything, `s`, and in both one to system events.
-async fn with_listeners(database: &Database) -> (Plane, Arc<EmbeddedLog>, Client) {
-    let (log, open) = embedded_log(database.directory.path());
+async fn with_listeners(database: &Database) -> (Plane, Arc<dyn Log>, OpenLog, Client) {
+    let (log, open) = embedded_log(database.directory.path()).await;
     let mut settings = database.control_plane();
     settings.health.operator_tenant = "tenants/operator".into();
-    let plane = start_with(settings, open).await;
+    let plane = start_with(settings, open.clone()).await;
     let mut client = plane.admin().await;
     for (tenant, id, patterns) in [
         ("acme", "s", ["*"]),
@@ -50,7 +48,7 @@ async fn with_listeners(database: &Database) -> (Plane, Arc<EmbeddedLog>, Client
         request.subscription.as_mut().unwrap().event_types = patterns.map(Into::into).to_vec();
         client.subscriptions.create_subscription(request).await.unwrap();
     }
-    (plane, log, client)
+    (plane, log, open, client)
 }
 
 async fn get(client: &mut Client) -> Subscription {
@@ -77,13 +75,13 @@ fn attempt(of: &Subscription, event_type: &str, time_ms: i64, status: i32) -> At
     }
 }
 
-async fn append(log: &EmbeddedLog, attempts: Vec<AttemptRecord>) {
+async fn append(log: &Arc<dyn Log>, attempts: Vec<AttemptRecord>) {
     let batch = AttemptBatch { attempts, messages: vec![] };
     log.append(codec::attempts(log.layout(), "tenants/acme", &batch)).await.unwrap();
 }
 
 /// Messages that were published, in no order.
-async fn messages(log: &EmbeddedLog) -> Vec<MessageRecord> {
+async fn messages(log: &Arc<dyn Log>) -> Vec<MessageRecord> {
     let mut found = Vec::new();
     for partition in 0..log.layout().partitions(Topic::Messages) {
         let records = log.read(Topic::Messages, partition, 0, 1_000, 1 << 20).await.unwrap();
@@ -93,13 +91,13 @@ async fn messages(log: &EmbeddedLog) -> Vec<MessageRecord> {
 }
 
 /// The payloads of a tenant's messages.
-async fn told(log: &EmbeddedLog, tenant: &str) -> Vec<Value> {
+async fn told(log: &Arc<dyn Log>, tenant: &str) -> Vec<Value> {
     let of_tenant = messages(log).await.into_iter().filter(|message| message.tenant == tenant);
     of_tenant.map(|message| serde_json::from_slice(&message.payload).unwrap()).collect()
 }
 
 /// Waits until every record so far is indexed, and so was observed.
-async fn observed(log: &EmbeddedLog) {
+async fn observed(log: &Arc<dyn Log>) {
     eventually("all is observed", async || {
         let mut all = true;
         for topic in [Topic::Attempts, Topic::DeadLetters] {
@@ -115,7 +113,7 @@ async fn observed(log: &EmbeddedLog) {
 }
 
 async fn who_is_gone_is_disabled_at_once_and_it_is_told(database: Database) {
-    let (plane, log, mut client) = with_listeners(&database).await;
+    let (plane, log, _, mut client) = with_listeners(&database).await;
     let before = get(&mut client).await;
     let gone = attempt(&before, "e", now_ms(), 410);
     append(&log, vec![gone.clone()]).await;
@@ -149,7 +147,7 @@ async fn who_is_gone_is_disabled_at_once_and_it_is_told(database: Database) {
 }
 
 async fn who_has_failed_for_days_is_disabled_and_whoever_succeeded_is_not(database: Database) {
-    let (plane, log, mut client) = with_listeners(&database).await;
+    let (plane, log, open, mut client) = with_listeners(&database).await;
     let it = get(&mut client).await;
     let now = now_ms();
     let at = |days: i64, status| attempt(&it, "e", now - days * DAY_MS, status);
@@ -168,7 +166,7 @@ async fn who_has_failed_for_days_is_disabled_and_whoever_succeeded_is_not(databa
     plane.store.set_failing(&name::Subscription::parse(SUBSCRIPTION).unwrap(), Some(now - 6 * DAY_MS)).await.unwrap();
     plane.shutdown.cancel();
     plane.served.await.unwrap().unwrap();
-    let plane = start_with(database.control_plane(), opens(log.clone())).await;
+    let plane = start_with(database.control_plane(), open).await;
     let mut client = plane.admin().await;
     append(&log, vec![at(0, 500)]).await;
     eventually("it is disabled", async || get(&mut client).await.state() == State::Disabled).await;
@@ -194,7 +192,7 @@ async fn who_has_failed_for_days_is_disabled_and_whoever_succeeded_is_not(databa
 }
 
 async fn what_follows_from_system_events_is_not_told(database: Database) {
-    let (plane, log, mut client) = with_listeners(&database).await;
+    let (plane, log, _, mut client) = with_listeners(&database).await;
     let dead = |subscription: &str, event_type: &str| DeliveryRecord {
         delivery_id: name::delivery_id("tenants/acme/messages/m", subscription, ""),
         subscription: subscription.into(),
@@ -263,7 +261,7 @@ async fn what_happens_again_soon_is_told_together(database: Database) {
 }
 
 async fn a_secret_that_is_about_to_expire_is_told_once(database: Database) {
-    let (plane, log, mut client) = with_listeners(&database).await;
+    let (plane, log, _, mut client) = with_listeners(&database).await;
     let week = Duration::from_secs(7 * 86_400);
     assert_eq!(plane.store.notice_expiring_secrets(week, 10).await.unwrap(), 0);
     let rotate = RotateSecretRequest { parent: SUBSCRIPTION.into(), ..Default::default() };

@@ -9,9 +9,8 @@ use hookwire_control_plane::store::Index;
 use hookwire_control_plane::store::index::{
     AttemptRow, Column, Condition, DAY_MS, DeadLetterRow, DeliveryRow, MessageRow, Op, Query, Rows, Value, key,
 };
-use hookwire_log::embedded::EmbeddedLog;
 use hookwire_log::forward::now_ms;
-use hookwire_log::{Layout, Log as _, Topic, codec};
+use hookwire_log::{Layout, Log, Topic, codec};
 use hookwire_proto::log::{
     AttemptBatch, AttemptOutcome, AttemptRecord, AttemptResult, Dead, DeadReason, DeliveryRecord, LastAttempt,
     MessageIndexRecord, MessageRecord, Place, delivery_record,
@@ -24,8 +23,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use crate::shared_log::embedded_log;
-use crate::support::{Client, Database, Plane, invalid, on_both, refusal, refused, start, start_with};
+use crate::support::{Client, Database, Plane, embedded_log, invalid, on_both, refusal, refused, start, start_with};
 
 on_both!(
     rows_are_there_once_whoever_writes_them_and_however_often,
@@ -297,11 +295,11 @@ async fn days_are_made_when_they_are_needed_and_dropped_when_they_are_old(databa
 }
 
 /// A control plane with a log, and the log.
-async fn with_log(database: &Database, policy: Policy) -> (Plane, Arc<EmbeddedLog>, Client) {
+async fn with_log(database: &Database, policy: Policy) -> (Plane, Arc<dyn Log>, Client) {
     let mut settings = database.control_plane();
     settings.index.policy = policy;
     settings.index.linger = Duration::from_millis(20);
-    let (log, open_log) = embedded_log(database.directory.path());
+    let (log, open_log) = embedded_log(database.directory.path()).await;
     let plane = start_with(settings, open_log).await;
     let mut client = plane.admin().await;
     client.create_tenant("acme").await;
@@ -332,7 +330,7 @@ fn record(n: u32, number: i32, outcome: AttemptOutcome) -> AttemptRecord {
     }
 }
 
-async fn append(log: &EmbeddedLog, attempts: Vec<AttemptRecord>, messages: Vec<MessageIndexRecord>) {
+async fn append(log: &Arc<dyn Log>, attempts: Vec<AttemptRecord>, messages: Vec<MessageIndexRecord>) {
     let batch = AttemptBatch { attempts, messages };
     log.append(codec::attempts(log.layout(), "tenants/acme", &batch)).await.unwrap();
 }

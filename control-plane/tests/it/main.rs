@@ -16,7 +16,6 @@ mod secrets;
 mod services;
 mod serving;
 mod settings;
-mod shared_log;
 mod states;
 mod store;
 mod subscriptions;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hookwire_log::{Log as _, OpenLog, Topic, codec};
+use hookwire_log::{OpenLog, Topic, codec};
 use hookwire_proto::log::{AttemptBatch, AttemptOutcome, AttemptRecord, AttemptResult, DeliveryRecord};
 use hookwire_proto::v1::PingSubscriptionRequest;
 use tonic::Code;
 
-use crate::shared_log::embedded_log;
-use crate::support::{Client, Database, Plane, invalid, no_log, on_both, refusal, refused, start, start_with};
+use crate::support::{
+    Client, Database, Plane, embedded_log, invalid, no_log, on_both, refusal, refused, start, start_with,
+};
 
 on_both!(a_ping_is_told_by_whoever_attempts_it, a_ping_that_nobody_answers_says_so);
 
@@ -34,7 +35,7 @@ async fn with_subscription(plane: &Plane) -> Client {
 }
 
 async fn a_ping_is_told_by_whoever_attempts_it(database: Database) {
-    let (log, open) = embedded_log(database.directory.path());
+    let (log, open) = embedded_log(database.directory.path()).await;
     let plane = start_with(database.control_plane(), late(open)).await;
     let mut client = with_subscription(&plane).await;
     let node = async {
@@ -75,7 +76,7 @@ async fn a_ping_is_told_by_whoever_attempts_it(database: Database) {
 }
 
 async fn a_ping_that_nobody_answers_says_so(database: Database) {
-    let (_log, open) = embedded_log(database.directory.path());
+    let (_log, open) = embedded_log(database.directory.path()).await;
     let plane = start_with(database.control_plane(), open).await;
     let mut client = with_subscription(&plane).await;
     let answer = client.subscriptions.ping_subscription(ping(1)).await;

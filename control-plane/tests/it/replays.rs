@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hookwire_log::embedded::EmbeddedLog;
 use hookwire_log::forward::now_ms;
-use hookwire_log::{ConsumerOptions, Log as _, Topic, codec};
+use hookwire_log::{ConsumerOptions, Log, Topic, codec};
 use hookwire_proto::config::{self, change, resource};
 use hookwire_proto::log::{
     AttemptBatch, Dead, DeadReason, DeliveryRecord, MessageIndexRecord, MessageRecord, Place, delivery_record::Body,
@@ -16,9 +15,9 @@ use hookwire_proto::v1::*;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
-use crate::shared_log::embedded_log;
 use crate::support::{
-    Client, Database, Plane, eventually, invalid, new_subscription, on_both, refusal, refused, start, start_with,
+    Client, Database, Plane, embedded_log, eventually, invalid, new_subscription, on_both, refusal, refused, start,
+    start_with,
 };
 
 on_both!(
@@ -33,8 +32,8 @@ on_both!(
 pub const SUBSCRIPTION: &str = "tenants/acme/subscriptions/s";
 
 /// A control plane with a tenant, a subscription and a log, and a client of it.
-pub async fn with_log(database: &Database) -> (Plane, Arc<EmbeddedLog>, Client) {
-    let (log, open) = embedded_log(database.directory.path());
+pub async fn with_log(database: &Database) -> (Plane, Arc<dyn Log>, Client) {
+    let (log, open) = embedded_log(database.directory.path()).await;
     let plane = start_with(database.control_plane(), open).await;
     let mut client = plane.admin().await;
     client.create_tenant("acme").await;
@@ -49,7 +48,7 @@ pub struct Deliver {
 }
 
 impl Deliver {
-    pub fn start(log: &Arc<EmbeddedLog>) -> Self {
+    pub fn start(log: &Arc<dyn Log>) -> Self {
         let taken = Arc::new(Mutex::new(Vec::new()));
         let mut consumer = log.join("deliver", &[Topic::Deliveries], ConsumerOptions::default()).unwrap();
         let all = taken.clone();
@@ -104,12 +103,12 @@ pub fn dead(message: &str, subscription: &str, reason: DeadReason, state_revisio
     }
 }
 
-pub async fn append(log: &EmbeddedLog, delivery: &DeliveryRecord) {
+pub async fn append(log: &Arc<dyn Log>, delivery: &DeliveryRecord) {
     log.append(codec::delivery(log.layout(), Topic::DeadLetters, delivery)).await.unwrap();
 }
 
 /// Another subscription whose dead letters are in the same partition.
-pub fn neighbour(log: &EmbeddedLog) -> String {
+pub fn neighbour(log: &Arc<dyn Log>) -> String {
     let partition = |name: &str| log.layout().partition(Topic::DeadLetters, name.as_bytes());
     let mut names = (0..).map(|n| format!("tenants/acme/subscriptions/n{n}"));
     names.find(|name| partition(name) == partition(SUBSCRIPTION)).unwrap()
@@ -297,7 +296,7 @@ async fn a_replay_is_paused_resumed_and_cancelled(database: Database) {
 }
 
 async fn a_replay_is_carried_on_by_another_control_plane(database: Database) {
-    let (log, open) = embedded_log(database.directory.path());
+    let (log, open) = embedded_log(database.directory.path()).await;
     let deliver = Deliver::start(&log);
     let mut settings = database.control_plane();
     settings.drain.timeout = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use hookwire_control_plane::config::Settings;
 use hookwire_control_plane::store::{Store, StoreSettings};
 use hookwire_control_plane::{ControlPlane, Error, Listeners};
-use hookwire_log::OpenLog;
+use hookwire_log::{Layout, Log, OpenLog};
 use hookwire_proto::seal::MasterKeys;
 use hookwire_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
@@ -218,6 +218,12 @@ pub async fn start(settings: Settings) -> Plane {
 /// A log that can't be reached.
 pub fn no_log() -> OpenLog {
     Arc::new(|_| async { Err(hookwire_log::Error::Unavailable { detail: "not in this test".into() }) }.boxed())
+}
+
+/// An embedded log in a directory, and what opens it for control planes: the same one, which none of them closes.
+pub async fn embedded_log(directory: &std::path::Path) -> (Arc<dyn Log>, OpenLog) {
+    let open = hookwire_log::embedded::shared(directory.join("log"));
+    (open(Layout::default()).await.unwrap(), open)
 }
 
 pub async fn start_with(settings: Settings, open_log: OpenLog) -> Plane {

@@ -28,10 +28,12 @@ mod group;
 mod head;
 mod retention;
 mod settings;
+mod shared;
 mod store;
 mod writer;
 
 pub use settings::Settings;
+pub use shared::shared;
 
 /// What a record in quarantine has around the record that it holds.
 const QUARANTINE_ENVELOPE_BYTES: usize = 64 * 1024;

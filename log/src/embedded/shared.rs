@@ -1,5 +1,4 @@
-//! The log of `dev`: one, which both planes open. It is closed when both have closed it: the node drains first, and the control
-//! plane still reads.
+//! One embedded log that several in a process open, and that the last of them closes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,15 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use hookwire_log::embedded::{EmbeddedLog, Settings};
-use hookwire_log::offsets::Committed;
-use hookwire_log::{
-    Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, OpenLog, Pending, Record, Topic,
-};
 use tokio::sync::OnceCell;
 
-/// What opens the log in `dir`, once for whoever calls it.
-pub fn open_log(dir: PathBuf) -> OpenLog {
+use super::{EmbeddedLog, Settings};
+use crate::offsets::Committed;
+use crate::{
+    Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, OpenLog, Pending, Record, Topic,
+};
+
+/// What opens the log in `dir`: once, whoever and however many call it. It is closed when each of them has closed it.
+pub fn shared(dir: PathBuf) -> OpenLog {
     let settings = Settings { dir, ..Default::default() };
     let (opened, users) = (Arc::new(OnceCell::new()), Arc::new(AtomicUsize::new(0)));
     Arc::new(move |layout: Layout| {
@@ -35,7 +35,7 @@ pub fn open_log(dir: PathBuf) -> OpenLog {
     })
 }
 
-/// One plane's handle.
+/// The handle of one of them.
 struct Shared {
     log: Arc<EmbeddedLog>,
     users: Arc<AtomicUsize>,
@@ -96,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn the_log_is_open_until_the_last_has_closed_it() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let open = open_log(directory.path().join("log"));
+        let open = shared(directory.path().join("log"));
         let layout = Layout::default();
         let one = open(layout.clone()).await.expect("opened");
         let two = open(layout).await.expect("the same");
