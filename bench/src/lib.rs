@@ -5,3 +5,12 @@
 
 pub mod cpu;
 pub mod report;
+
+/// URL of the PostgreSQL that `scripts/bench` has started.
+///
+/// # Errors
+/// When something else has started this.
+pub fn postgres() -> anyhow::Result<String> {
+    use anyhow::Context as _;
+    std::env::var("HOOKWIRE_TEST_POSTGRES").context("there is no PostgreSQL: start this by scripts/bench")
+}

@@ -24,6 +24,16 @@ impl Report {
         self.json.insert(name.to_owned(), value.into());
     }
 
+    /// A figure of several runs: its median, and in parentheses the least and the most.
+    pub fn spread(&mut self, what: &str, name: &str, values: impl IntoIterator<Item = f64>) {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let (Some(least), Some(most)) = (values.first(), values.last()) else { return };
+        let median = values[values.len() / 2];
+        self.rows.push((what.to_owned(), format!("{median:.2} ({least:.2} to {most:.2})")));
+        self.json.insert(name.to_owned(), values.clone().into());
+    }
+
     /// Prints both.
     ///
     /// # Errors
@@ -32,7 +42,7 @@ impl Report {
         let width = self.rows.iter().map(|(what, _)| what.chars().count()).max().unwrap_or_default();
         let mut stdout = io::stdout().lock();
         for (what, value) in &self.rows {
-            writeln!(stdout, "{what:width$}  {value:>18}")?;
+            writeln!(stdout, "{what:width$}  {value:>28}")?;
         }
         writeln!(stdout, "{}", Value::Object(self.json.clone()))?;
         stdout.flush()

@@ -271,7 +271,6 @@ impl Worker {
                         Some(own) => times(own, shared.publish_time_ms, fan_out.expire_time_ms),
                         None => (shared.due_time_ms, shared.deadline_ms),
                     };
-                    let topic = retry::topic(log.layout(), due_time_ms, now);
                     let delivery = DeliveryRecord {
                         delivery_id: name::delivery_id(&fan_out.message, &subscription.name, ""),
                         subscription: subscription.name.to_string(),
@@ -279,6 +278,7 @@ impl Worker {
                         deadline_ms,
                         ..shared.clone()
                     };
+                    let topic = retry::topic(log.layout(), &delivery, now);
                     forward::begin(log, codec::delivery(log.layout(), topic, &delivery))
                 })
                 .collect();

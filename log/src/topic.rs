@@ -156,9 +156,11 @@ impl Layout {
         }
     }
 
-    /// The tier for a delivery that is due in `remaining`: the largest that fits; `None` if even the smallest doesn't.
-    pub fn tier(&self, remaining: Duration) -> Option<Topic> {
-        let tier = self.retry_tiers.iter().rposition(|tier| *tier <= remaining)?;
+    /// The tier for a delivery that is due in `remaining`: the largest that fits, where one that is longer by at most `slack`
+    /// percent fits, too; `None` if even the smallest doesn't.
+    pub fn tier(&self, remaining: Duration, slack: u32) -> Option<Topic> {
+        let longest = remaining.saturating_mul(100 + slack) / 100;
+        let tier = self.retry_tiers.iter().rposition(|tier| *tier <= longest)?;
         Some(Topic::Retries(u8::try_from(tier).expect("at most 16 tiers")))
     }
 }
@@ -258,12 +260,15 @@ mod tests {
     #[test]
     fn the_largest_tier_that_fits_is_taken() {
         let layout = Layout::default();
-        let tier = |seconds| layout.tier(Duration::from_secs(seconds));
+        let tier = |seconds| layout.tier(Duration::from_secs(seconds), 0);
         assert_eq!(tier(4), None);
         assert_eq!(tier(5), Some(Topic::Retries(0)));
         assert_eq!(tier(29), Some(Topic::Retries(0)));
         assert_eq!(tier(3_600), Some(Topic::Retries(3)));
         assert_eq!(tier(1_000_000), Some(Topic::Retries(5)));
+        assert_eq!(layout.tier(Duration::from_millis(4_999), 2), Some(Topic::Retries(0)));
+        assert_eq!(layout.tier(Duration::from_millis(4_900), 2), None);
+        assert_eq!(layout.tier(Duration::MAX, 100), Some(Topic::Retries(5)));
     }
 
     #[test]

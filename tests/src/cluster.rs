@@ -255,7 +255,7 @@ impl Cluster {
                 let sets = options.of_plane(&["log"]);
                 run(&[vec!["topics".into(), "apply".into(), "--config".into(), text(&file)], sets].concat())?;
             }
-            let sets = options.of_plane(&["log", "telemetry"]);
+            let sets = options.of_plane(&["log", "egress", "telemetry"]);
             let arguments = [vec!["control-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(&name, &hookwire()?, &arguments, path);
             let member = Member { process, url: https(*port), ops: format!("http://127.0.0.1:{}", port + 2) };

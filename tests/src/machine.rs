@@ -26,13 +26,15 @@ pub fn tool(path: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The binary under test: built by cargo beside the test that runs.
+/// The binary under test: built by cargo beside the test or the benchmark that runs.
 ///
 /// # Errors
 /// When it is not there.
 pub fn hookwire() -> Result<PathBuf> {
-    let test = env::current_exe()?;
-    let directory = test.parent().and_then(Path::parent).context("a test lies in target/<profile>/deps")?;
+    let own = env::current_exe()?;
+    // A test lies in target/<profile>/deps, a benchmark in target/<profile>.
+    let directory = own.parent().context("a program lies in a directory")?;
+    let directory = if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
     let binary = directory.join("hookwire");
     if !binary.exists() {
         bail!("there is no {}: run `cargo build --workspace --all-targets` first", binary.display());

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use hookwire_log::Layout;
 use hookwire_log::offsets::MAX_UNFINISHED;
 use serde::{Deserialize, Serialize};
 
+use super::lane::Lane;
+use crate::retry;
 use crate::stage::InvalidSetting;
 
 /// How much a node holds of what it delivers. How many requests to a subscription are under way at a time is said where
@@ -21,9 +24,11 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub max_lag: Duration,
     /// How far ahead a delivery is deferred at most, unless the recipient has asked for more patience: it is then looked at
-    /// again.
+    /// again. Less while the recipient has been in trouble for a shorter time.
     #[serde(with = "humantime_serde")]
     pub max_deferral: Duration,
+    /// Deliveries of a subscription that are deferred at a time; those beyond are dead letters (`BACKLOG`), to be had again by replay.
+    pub max_backlog: u64,
     /// Bodies over 16 KiB that are kept in memory for the other deliveries of their message, in bytes.
     pub body_cache_bytes: u64,
 }
@@ -34,7 +39,8 @@ impl Default for Settings {
             queue: 64,
             max_unfinished: MAX_UNFINISHED,
             max_lag: Duration::from_secs(1),
-            max_deferral: Duration::from_secs(15 * 60),
+            max_deferral: Duration::from_secs(30 * 60),
+            max_backlog: 10_000_000,
             body_cache_bytes: 64 * 1024 * 1024,
         }
     }
@@ -54,9 +60,22 @@ impl Settings {
             return wrong("lanes.queue", "must be at least 1 and at most three quarters of lanes.max_unfinished");
         }
         if self.max_deferral < Duration::from_secs(1) {
-            return wrong("lanes.max_deferral", "must be at least 1s, such as 15m");
+            return wrong("lanes.max_deferral", "must be at least 1s, such as 30m");
+        }
+        if self.max_backlog == 0 {
+            return wrong("lanes.max_backlog", "must be at least 1, such as 10000000");
         }
         Ok(())
+    }
+
+    /// When a delivery is looked at again that is due and for which its lane has no room: at the lane's next slot, or before that when the
+    /// slot is too far ahead. In milliseconds since 1970, always after `now_ms`.
+    pub(super) fn slot_ms<T>(&self, lane: &mut Lane<T>, layout: &Layout, now_ms: i64) -> i64 {
+        let ahead = |duration: Duration| now_ms.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        let patience = lane.trouble(now_ms).map_or(Duration::MAX, |trouble| retry::patience(layout, trouble));
+        let farthest = ahead(self.max_deferral.min(patience)).max(lane.not_before_ms());
+        // After now, or it would be looked at again at once.
+        (lane.book_us(now_ms.saturating_add(1)) / 1_000).min(farthest)
     }
 
     /// Deliveries of a partition that are held: the rest of `max_unfinished` is for those whose successors are being

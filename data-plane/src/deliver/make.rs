@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Node;
 use super::attempt::{Attempt, Finished, RetryAfter};
-use super::lane::Signal;
+use super::backoff::Signal;
 use crate::cache::snapshot::Subscription;
 use crate::outcome;
 use crate::stage::to_ms;

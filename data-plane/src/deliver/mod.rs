@@ -1,6 +1,7 @@
 //! Deliveries to recipients: the lane decides whether and when, the stack makes one attempt, the log is asked between them.
 //!
-//! * `partition`: the owner of a partition and of its lanes · [`lane`]: a lane's rules, pure · [`lanes`]: their settings
+//! * `partition`: the owner of a partition and of its lanes · [`lane`]: a lane's rules, and [`backoff`]: how much its recipient can
+//!   take, pure · [`lanes`]: their settings
 //! * [`body`]: bodies, read from `messages` where they are large
 //! * `make`: an attempt as a task, and what it says to the lane
 //! * `seen`: which steps are repetitions · `settle`: what follows from an attempt
@@ -27,6 +28,9 @@ use crate::{attempts, stage};
 
 pub mod answer;
 pub mod attempt;
+#[cfg(test)]
+mod backlog_tests;
+pub mod backoff;
 pub mod body;
 pub mod client;
 pub mod config;

@@ -27,11 +27,13 @@ use tokio_util::sync::CancellationToken;
 use self::ping::Pings;
 use super::Node;
 use super::attempt::{Failure, Finished};
-use super::lane::{Lane, Signal};
+use super::backoff::Signal;
+use super::lane::Lane;
 use super::make::{Ended, is_gone, make, not_before_ms, signal};
 use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
+use crate::retry::schedule;
 use crate::stage::{next, quarantine_reason, to_ms, until};
 use crate::{dead_letter, retry};
 
@@ -52,6 +54,8 @@ struct Item {
     delivery: DeliveryRecord,
     /// It has been found to be no repetition.
     is_first: bool,
+    /// It has been here when it was due.
+    has_come: bool,
     /// Revision of the subscription that its attempt is made under.
     revision: i64,
 }
@@ -172,7 +176,7 @@ impl Owner {
         match codec::decode_delivery(&record) {
             Ok(delivery) => {
                 self.held += 1;
-                self.route(Item { record, delivery, is_first: false, revision: 0 });
+                self.route(Item { record, delivery, is_first: false, has_come: false, revision: 0 });
             }
             Err(error) => {
                 let (node, finisher) = (self.node.clone(), self.finisher.clone());
@@ -185,7 +189,7 @@ impl Owner {
     }
 
     /// Decides where a delivery goes now. Each goes exactly one way.
-    fn route(&mut self, item: Item) {
+    fn route(&mut self, mut item: Item) {
         let (now, due) = (now_ms(), item.delivery.due_time_ms);
         let Some(snapshot) =
             self.node.config.current().filter(|snapshot| snapshot.revision() >= item.delivery.revision)
@@ -209,8 +213,15 @@ impl Owner {
             return self.dead(item, DeadReason::Expired);
         }
         let has_room = self.has_room(subscription, now);
+        if due <= now && !std::mem::replace(&mut item.has_come, true) {
+            if item.delivery.deferrals > 0 {
+                self.lane(&subscription.name).came_back();
+            } else if let Some(at) = self.jittered(&item).filter(|at| *at > now && self.soon_has_room(&item)) {
+                return self.wait_soon(item, at);
+            }
+        }
         let lane = &self.lanes[&subscription.name].lane;
-        if lane.is_backing_off(now) {
+        if lane.is_pausing_beyond(now.saturating_add(self.smallest_tier_ms())) {
             return if due > now { self.later(item, due) } else { self.defer(item) };
         }
         // A slot says when a lane expected to have room; where it has room before, the slot is not waited for.
@@ -238,6 +249,7 @@ impl Owner {
     fn has_room(&mut self, subscription: &Subscription, now: i64) -> bool {
         let cap = subscription.max_concurrency.unwrap_or(self.node.concurrency);
         let rate = subscription.settings.as_deref().and_then(|settings| settings.rate);
+        let smallest = self.smallest_tier_ms();
         if !self.lanes.contains_key(&subscription.name) {
             if self.lanes.len() >= self.sweep_at {
                 self.lanes.retain(|_, entry| entry.soon > 0 || !entry.lane.is_idle(now));
@@ -257,7 +269,7 @@ impl Owner {
         lane.set_cap(cap);
         lane.set_rate(rate, now);
         // What the rate holds back for longer waits in a tier, not here.
-        let is_paced = !lane.rate_allows_by(now.saturating_add(ms(self.node.log.layout().delay(retry::SMALLEST))));
+        let is_paced = !lane.rate_allows_by(now.saturating_add(smallest));
         let (held, queued) = (lane.held(), lane.queued());
         let (left, max_held) = (self.left(), self.node.settings.max_held());
         let may_hold = (left * left / (8 * max_held)).max(1);
@@ -280,7 +292,7 @@ impl Owner {
 
     /// A delivery whose time has not come.
     fn later(&mut self, item: Item, at: i64) {
-        let is_soon = self.node.log.layout().tier(until(at, now_ms())).is_none();
+        let is_soon = retry::tier(self.node.log.layout(), &item.delivery, at, now_ms()).is_none();
         if is_soon && self.soon_has_room(&item) {
             self.wait_soon(item, at);
         } else {
@@ -290,7 +302,7 @@ impl Owner {
 
     fn append_unchanged(&mut self, item: Item, due: i64) {
         let layout = self.node.log.layout();
-        let tier = layout.tier(until(due, now_ms())).unwrap_or(retry::SMALLEST);
+        let tier = retry::tier(layout, &item.delivery, due, now_ms()).unwrap_or(retry::SMALLEST);
         let successor = codec::delivery(layout, tier, &item.delivery);
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }
@@ -312,22 +324,36 @@ impl Owner {
         if !self.is_first(&mut item) {
             return;
         }
-        let now = now_ms();
-        let settings = &self.node.settings;
-        let lane = &mut self.lanes.get_mut(item.delivery.subscription.as_str()).expect("routed there").lane;
-        let farthest = now.saturating_add(ms(settings.max_deferral)).max(lane.not_before_ms());
-        // After now, or it would be looked at again at once.
-        let slot = (lane.book_us(now + 1) / 1_000).min(farthest);
-        let smallest = ms(self.node.log.layout().delay(retry::SMALLEST));
+        let (now, smallest) = (now_ms(), self.smallest_tier_ms());
+        let node = self.node.clone();
+        let lane = self.lane(&item.delivery.subscription);
+        let slot = node.settings.slot_ms(lane, node.log.layout(), now);
         if slot < now + smallest && self.soon_has_room(&item) {
             return self.wait_soon(item, slot);
         }
-        let due_time_ms = slot.max(now + smallest);
-        let layout = self.node.log.layout();
+        let lane = self.lane(&item.delivery.subscription);
+        if lane.backlog() >= node.settings.max_backlog {
+            return self.dead(item, DeadReason::Backlog);
+        }
+        lane.deferred();
         let deferrals = item.delivery.deferrals.saturating_add(1);
-        let delivery = DeliveryRecord { due_time_ms, deferrals, ..item.delivery.clone() };
-        let successor = codec::delivery(layout, retry::topic(layout, due_time_ms, now), &delivery);
+        let delivery = DeliveryRecord { due_time_ms: slot.max(now + smallest), deferrals, ..item.delivery.clone() };
+        let layout = node.log.layout();
+        let successor = codec::delivery(layout, retry::topic(layout, &delivery, now), &delivery);
         self.settle(item, Settled { successor: Some(successor), attempt: None });
+    }
+
+    /// When a further attempt is made, a little after it is due.
+    fn jittered(&self, item: &Item) -> Option<i64> {
+        let last = item.delivery.last_attempt.as_ref()?;
+        let ended = last.time_ms + last.result.as_ref().map_or(0, |result| result.duration_us / 1_000);
+        let delay = until(item.delivery.due_time_ms, ended);
+        let smallest = self.node.log.layout().delay(retry::SMALLEST);
+        Some(item.delivery.due_time_ms.saturating_add(ms(schedule::jitter(delay, smallest, rand::random()))))
+    }
+
+    fn smallest_tier_ms(&self) -> i64 {
+        ms(self.node.log.layout().delay(retry::SMALLEST))
     }
 
     fn dead(&mut self, mut item: Item, reason: DeadReason) {
@@ -424,7 +450,7 @@ impl Owner {
         if item.delivery.ping {
             return self.ping_ended(item, id, ended);
         }
-        let name = item.delivery.subscription.clone();
+        let (name, smallest) = (item.delivery.subscription.clone(), self.smallest_tier_ms());
         match ended {
             Ended::Finished(finished) => {
                 let signal = signal(&finished);
@@ -436,7 +462,7 @@ impl Owner {
                 }
                 let lane = self.lane(&name);
                 lane.ended(began, now, finished.duration, signal, not_before);
-                let deferred = if lane.is_backing_off(now) { lane.drain() } else { Default::default() };
+                let deferred = if lane.is_pausing_beyond(now + smallest) { lane.drain() } else { Default::default() };
                 deferred.into_iter().for_each(|item| self.defer(item));
                 self.settle_attempt(item, id, &finished);
             }
@@ -461,12 +487,11 @@ impl Owner {
             let settled = settle::after_ping(&self.node, &item.delivery, id, item.revision, finished);
             return self.settle(item, settled);
         }
-        let jitter = rand::random_range(-1.0..=1.0);
         let snapshot = self.node.config.current();
         let settings =
             snapshot.as_ref().and_then(|all| all.subscription(&item.delivery.subscription)?.settings.as_deref());
         let own = settings.and_then(|settings| settings.schedule.as_ref());
-        let settled = settle::after(&self.node, own, &item.delivery, id, item.revision, finished, jitter);
+        let settled = settle::after(&self.node, own, &item.delivery, id, item.revision, finished);
         self.settle(item, settled);
     }
 

@@ -39,8 +39,7 @@ impl Settled {
     }
 }
 
-/// What follows from an attempt that was made under that revision of the subscription, by its own schedule or else the node's;
-/// `jitter` from -1 to 1.
+/// What follows from an attempt that was made under that revision of the subscription, by its own schedule or else the node's.
 pub(super) fn after(
     node: &Node,
     own: Option<&Schedule>,
@@ -48,17 +47,16 @@ pub(super) fn after(
     id: &str,
     subscription_revision: i64,
     finished: &Finished,
-    jitter: f64,
 ) -> Settled {
     let now = SystemTime::now();
     let (layout, now_ms, number) = (node.log.layout(), to_ms(now), delivery.attempt);
-    let outcome = outcome::decide(finished, number, own.unwrap_or(&node.schedule), delivery.deadline_ms, now, jitter);
+    let outcome = outcome::decide(finished, number, own.unwrap_or(&node.schedule), delivery.deadline_ms, now);
     let (time_ms, result) = (to_ms(finished.started), Some(AttemptResult::from(finished)));
     let last = LastAttempt { attempt_id: id.to_owned(), time_ms, result };
     let later = |attempt, due_time_ms, deferrals| {
         let last_attempt = Some(last.clone());
         let delivery = DeliveryRecord { attempt, due_time_ms, deferrals, last_attempt, ..delivery.clone() };
-        Some(codec::delivery(layout, retry::topic(layout, due_time_ms, now_ms), &delivery))
+        Some(codec::delivery(layout, retry::topic(layout, &delivery, now_ms), &delivery))
     };
     let (kind, next_time_ms, reason, successor) = match outcome {
         Outcome::Delivered => (AttemptOutcome::Delivered, 0, DeadReason::Unspecified, None),

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
@@ -169,6 +170,51 @@ async fn a_full_lane_defers_keeps_the_cap_and_loses_nothing() {
     let slots: HashSet<_> = deferred.iter().map(|delivery| delivery.due_time_ms).collect();
     let messages: HashSet<_> = deferred.iter().map(|delivery| &delivery.message_id).collect();
     assert!(slots.len() * 2 > messages.len(), "{} slots for {}", slots.len(), messages.len());
+}
+
+#[tokio::test]
+async fn beyond_the_cap_of_its_backlog_a_lane_has_dead_letters() {
+    let mut world = World::new(&["a"]);
+    (world.lanes.queue, world.lanes.max_backlog) = (8, 20);
+    let recipients = Recipients::new(|_| Reply::Gated);
+    let running = [world.deliver(&recipients), world.retry()];
+    append(&world, 100, "a").await;
+    eventually("too many are deferred", async || world.dead().await.len() > 30).await;
+    recipients.gate.add_permits(1_000);
+    eventually("finished", async || finished(&world).await).await;
+    for stage in running {
+        stage.stop().await;
+    }
+    let dead = world.dead().await;
+    assert!(dead.iter().all(|(reason, delivery)| *reason == DeadReason::Backlog && delivery.attempt == 1));
+    let arrived = recipients.arrivals().len();
+    assert!(arrived >= 20, "those in the backlog and in the lane are delivered, not {arrived}");
+    assert_eq!(arrived + dead.len(), 100, "each is in one of the two");
+}
+
+#[tokio::test]
+async fn a_recipient_who_is_not_there_is_asked_rarely_and_what_waits_arrives_when_it_is_back() {
+    let world = World::new(&["a"]);
+    let is_back = Arc::new(AtomicBool::new(false));
+    let back = is_back.clone();
+    let recipients = Recipients::new(move |_| {
+        if back.load(Ordering::SeqCst) { Reply::Status(200) } else { Reply::Fail(AttemptError::Connect) }
+    });
+    let running = [world.deliver(&recipients), world.retry()];
+    append(&world, 200, "a").await;
+    eventually("most are deferred", async || world.records(Topic::Retries(1)).await.len() > 100).await;
+    let attempts = recipients.arrivals().len();
+    is_back.store(true, Ordering::SeqCst);
+    eventually("all arrive", async || {
+        let recorded = world.recorded().await.attempts;
+        recorded.iter().filter(|attempt| attempt.outcome() == AttemptOutcome::Delivered).count() == 200
+    })
+    .await;
+    for stage in running {
+        stage.stop().await;
+    }
+    assert!(attempts < 50, "{attempts} attempts for 200 deliveries");
+    assert_eq!(world.dead().await, []);
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Between attempts: when a delivery is due again ([`schedule`]), and the topics in which it waits until then
 //! ([`scheduler`]).
 
+use std::time::Duration;
+
 use hookwire_log::{Layout, Topic};
+use hookwire_proto::log::DeliveryRecord;
 
 use crate::stage::until;
 
@@ -10,9 +13,29 @@ pub mod scheduler;
 
 pub use scheduler::run;
 
-/// Where a delivery belongs that is due at `due_ms`: the largest tier that fits what remains, or `deliveries`.
-pub(crate) fn topic(layout: &Layout, due_ms: i64, now_ms: i64) -> Topic {
-    layout.tier(until(due_ms, now_ms)).unwrap_or(Topic::Deliveries)
+/// By how many percent of what remains a tier may be longer than that. Less than anybody notices, but without it a delay of 10
+/// minutes would end, the first 5 having taken a millisecond more, with nine times 30 seconds and five times 5.
+const SLACK: u32 = 2;
+/// The same for a deferral, whose time nobody was promised: it is to cost few records.
+const SLACK_OF_DEFERRAL: u32 = 25;
+
+/// Where a delivery belongs until it is due: the largest tier that fits what remains, or `deliveries`.
+pub(crate) fn topic(layout: &Layout, delivery: &DeliveryRecord, now_ms: i64) -> Topic {
+    tier(layout, delivery, delivery.due_time_ms, now_ms).unwrap_or(Topic::Deliveries)
+}
+
+/// The tier for a delivery that is to be looked at then; `None` if even the smallest is too long.
+pub(crate) fn tier(layout: &Layout, delivery: &DeliveryRecord, at_ms: i64, now_ms: i64) -> Option<Topic> {
+    let slack = if delivery.deferrals > 0 { SLACK_OF_DEFERRAL } else { SLACK };
+    layout.tier(until(at_ms, now_ms), slack)
+}
+
+/// How far ahead a delivery is deferred at most, if its recipient has been in trouble for so long: the smallest tier that is longer, so that
+/// a short outage is soon forgotten and what waits through a long one is rewritten rarely.
+pub(crate) fn patience(layout: &Layout, trouble: Duration) -> Duration {
+    let tiers = &layout.retry_tiers;
+    let longer = tiers.iter().skip(1).find(|tier| **tier > trouble);
+    longer.or(tiers.last()).copied().unwrap_or_default()
 }
 
 /// The smallest tier.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// How far jitter moves an attempt, as a share of its delay, either way.
+/// By how much jitter makes a delay longer, at most, as a share of it.
 pub const JITTER: f64 = 0.1;
 
 /// What `messages` is kept for beyond the longest delay (the log's retention): a delivery must not live longer.
@@ -45,6 +45,13 @@ impl Default for Schedule {
     }
 }
 
+/// How much longer an attempt waits than its delay, so that those that failed together do not come back together: up to [`JITTER`] of the
+/// delay, but less than `limit`. `chance` from 0 to 1.
+pub fn jitter(delay: Duration, limit: Duration, chance: f64) -> Duration {
+    let chance = if chance.is_finite() { chance.clamp(0.0, 1.0) } else { 0.0 };
+    delay.mul_f64(JITTER).min(limit).mul_f64(chance)
+}
+
 impl Schedule {
     /// A subscription's own, which the control plane has checked. A delivery lives for `life`; zero stands for all delays with
     /// their jitter and 12 hours, at most 7 days.
@@ -62,13 +69,6 @@ impl Schedule {
     pub fn delay_before(&self, number: i32) -> Option<Duration> {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
         self.delays.get(index).copied()
-    }
-
-    /// The same with jitter: `jitter` from -1 to 1 moves it by up to [`JITTER`], so that those who failed together do not
-    /// come back together.
-    pub fn jittered_delay_before(&self, number: i32, jitter: f64) -> Option<Duration> {
-        let factor = 1.0 + JITTER * if jitter.is_finite() { jitter.clamp(-1.0, 1.0) } else { 0.0 };
-        self.delay_before(number).map(|delay| delay.mul_f64(factor))
     }
 
     /// From publishing to the deadline, at the longest: all delays with their jitter, and the margin.
@@ -178,18 +178,18 @@ mod tests {
     proptest! {
         #[test]
         fn jitter_stays_within_a_tenth_and_the_deadline_after_the_last_attempt(
-            seconds in prop::collection::vec(0u64..100_000, 1..20), jitter in any::<f64>(), margin in 0u64..1000,
+            seconds in prop::collection::vec(0u64..100_000, 1..20), chance in any::<f64>(), limit in 0u64..100,
+            margin in 0u64..1000,
         ) {
             let schedule = Schedule {
                 delays: seconds.iter().copied().map(Duration::from_secs).collect(),
                 margin: Duration::from_secs(margin),
             };
             let mut total = Duration::ZERO;
-            for (number, seconds) in (1..).zip(&seconds) {
-                let delay = schedule.jittered_delay_before(number, jitter).unwrap();
-                let off = (delay.as_secs_f64() - *seconds as f64).abs();
-                prop_assert!(off <= *seconds as f64 * JITTER + 1e-6);
-                total += delay;
+            for delay in &schedule.delays {
+                let later = jitter(*delay, Duration::from_secs(limit), chance);
+                prop_assert!(later.as_secs_f64() <= (delay.as_secs_f64() * JITTER).min(limit as f64) + 1e-6);
+                total += *delay + later;
             }
             let published = SystemTime::UNIX_EPOCH;
             let slack = Duration::from_millis(1);

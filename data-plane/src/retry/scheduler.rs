@@ -98,5 +98,5 @@ fn follow(log: &Arc<dyn Log>, delivery: DeliveryRecord) -> NewRecord {
     if now > delivery.deadline_ms {
         return dead_letter::record(layout, delivery, DeadReason::Expired, now);
     }
-    codec::delivery(layout, topic(layout, delivery.due_time_ms, now), &delivery)
+    codec::delivery(layout, topic(layout, &delivery, now), &delivery)
 }

@@ -195,6 +195,8 @@ async fn copy(connection: &mut PgConnection, first: Uuid, meter: Meter) -> Resul
 async fn insert(file: &Path, first: Uuid, meter: Meter) -> Result<(Took, u64)> {
     let mut connection = open(file).await?;
     let plain = file.with_file_name("plain.db");
+    // What is opened without `mode=rwc` attaches nothing that it would have to create.
+    fs::File::create(&plain)?;
     let attach = format!(
         "ATTACH '{}' AS plain; PRAGMA plain.journal_mode = WAL; PRAGMA plain.synchronous = FULL",
         plain.display()

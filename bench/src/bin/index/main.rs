@@ -3,8 +3,8 @@
 //! attempts through the API.
 //!
 //! ```sh
-//! cargo run --release -p hookwire-bench --bin index -- --postgres "$(scripts/postgres start)"
-//! cargo run --release -p hookwire-bench --bin index -- --present 500000
+//! scripts/bench index
+//! scripts/bench index --sqlite --present 500000
 //! ```
 
 use std::fs;
@@ -37,9 +37,9 @@ mod records;
 /// Measures the index on SQLite, or on real PostgreSQL.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// URL of a superuser of a PostgreSQL that has nothing else to do; without it, SQLite is measured
+    /// Measures SQLite instead of PostgreSQL
     #[arg(long)]
-    postgres: Option<String>,
+    sqlite: bool,
     /// Attempts that are there before anything is measured
     #[arg(long, default_value_t = 10_000_000)]
     present: u64,
@@ -62,7 +62,8 @@ const KEY: &str = "hwk_benchmark_0123456789abcdef0123456789abcdef";
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let directory = tempfile::tempdir()?;
-    let mut database = Database::create(arguments.postgres.as_deref(), directory.path()).await?;
+    let server = (!arguments.sqlite).then(hookwire_bench::postgres).transpose()?;
+    let mut database = Database::create(server.as_deref(), directory.path()).await?;
     fill(&mut database, &arguments, directory.path()).await?;
     database.settle().await?;
     ensure!(database.attempts().await? == arguments.present, "they are there");

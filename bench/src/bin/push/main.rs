@@ -3,8 +3,8 @@
 //! subscriptions.
 //!
 //! ```sh
-//! cargo run --release -p hookwire-bench --bin push -- --store "$(scripts/postgres start)"
-//! cargo run --release -p hookwire-bench --bin push
+//! scripts/bench push
+//! scripts/bench push --sqlite
 //! ```
 //!
 //! Control planes are processes of their own, and so is the node whose memory is measured: its resident memory with everything applied, less
@@ -27,8 +27,11 @@ mod write;
 /// Measures push on SQLite, or on real PostgreSQL.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// URL of the store: an empty database of PostgreSQL, or one that this has filled before; without it, SQLite is measured
+    /// Measures with SQLite instead of PostgreSQL
     #[arg(long)]
+    sqlite: bool,
+    /// URL of the store; for the benchmark itself
+    #[arg(long, hide = true)]
     store: Option<String>,
     /// Tenants, each with two event types
     #[arg(long, default_value_t = 10_000)]
@@ -72,9 +75,9 @@ async fn main() -> Result<()> {
 
 async fn measure(arguments: &Arguments) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let store = match &arguments.store {
-        Some(url) => url.clone(),
-        None => format!("sqlite://{}/store.db?mode=rwc", directory.path().display()),
+    let store = match arguments.sqlite {
+        true => format!("sqlite://{}/store.db?mode=rwc", directory.path().display()),
+        false => hookwire_bench::postgres()?,
     };
     // Nothing that is sealed here is opened.
     let keys = MasterKeys::generate();

@@ -1,0 +1,227 @@
+//! Whether a troubled recipient, a flood or a large fan-out is noticed by others: what recipients who are well see with and without it, in
+//! turn, on real Kafka and PostgreSQL with two nodes.
+//!
+//! ```sh
+//! scripts/bench isolation troubled-steady
+//! scripts/bench isolation troubled-burst
+//! scripts/bench isolation flood
+//! scripts/bench isolation fan-out
+//! ```
+//!
+//! Each run has a Hookwire of its own: fresh topics, a fresh database, processes that were just started. Latency is from the moment that a
+//! message was to be published (whether or not the publisher kept up) until it has arrived in full. Recipients are a process of their
+//! own, over plain HTTP, each at an address of its own. Everything is on one machine, so that what the trouble costs in CPU is in the ratios.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, ValueEnum};
+use hookwire_bench::report::{Report, say};
+use hookwire_proto::v1::{BatchCreateSubscriptionsRequest, CreateSubscriptionRequest, Subscription};
+use hookwire_tests::api::Api;
+use hookwire_tests::cluster::{Cluster, Options, Shape};
+
+mod load;
+mod receive;
+
+use load::{Burst, Steady};
+use receive::{Group, Receiver, Seen};
+
+/// Measures isolation.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What troubles others
+    #[arg(required_unless_present = "receiver")]
+    scenario: Option<Scenario>,
+    /// Pairs of a run without and a run with it
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Messages a second, where the load is steady
+    #[arg(long, default_value_t = 1_000)]
+    per_second: usize,
+    /// Seconds of steady load
+    #[arg(long, default_value_t = 30)]
+    seconds: usize,
+    /// Messages in a burst
+    #[arg(long, default_value_t = 20_000)]
+    burst: usize,
+    /// Messages that one tenant publishes at once
+    #[arg(long, default_value_t = 100_000)]
+    flood: usize,
+    /// Subscriptions that one message goes to
+    #[arg(long, default_value_t = 10_000)]
+    fan_out: usize,
+    /// Length of a payload in bytes
+    #[arg(long, default_value_t = 1_024)]
+    bytes: usize,
+    /// Is the recipients; for the benchmark itself
+    #[arg(long, hide = true)]
+    receiver: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// Of 100 recipients 10 take 10 s, 10 answer 500, 5 never answer; messages come steadily
+    TroubledSteady,
+    /// The same; messages come all at once
+    TroubledBurst,
+    /// One tenant publishes very many messages at once, others steadily
+    Flood,
+    /// One message goes to very many subscriptions, others are published steadily
+    FanOut,
+}
+
+/// Recipients of a run.
+const RECIPIENTS: usize = 100;
+/// Longer than any run takes.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if arguments.receiver {
+        return receive::run().await;
+    }
+    let scenario = arguments.scenario.context("a scenario")?;
+    let mut pairs = Vec::new();
+    for pair in 0..arguments.pairs {
+        // In turn which of the two comes first: a machine gets warm, and slow, and busy.
+        let (first, second) = (pair % 2 == 1, pair % 2 == 0);
+        let (one, other) = (run(&arguments, scenario, first).await?, run(&arguments, scenario, second).await?);
+        let (quiet, noisy) = if first { (other, one) } else { (one, other) };
+        say(&format!("pair {}: quiet {quiet:?}, noisy {noisy:?}", pair + 1));
+        pairs.push((quiet, noisy));
+    }
+    let mut report = Report::default();
+    report.spread("p50, noisy to quiet", "p50", pairs.iter().map(|(quiet, noisy)| noisy.p50_ms / quiet.p50_ms));
+    report.spread("p99, noisy to quiet", "p99", pairs.iter().map(|(quiet, noisy)| noisy.p99_ms / quiet.p99_ms));
+    let rates = pairs.iter().map(|(quiet, noisy)| noisy.per_second / quiet.per_second);
+    report.spread("deliveries a second, noisy to quiet", "per_second", rates);
+    for (what, name, of) in [("quiet", "quiet", 0), ("noisy", "noisy", 1)] {
+        let side = |pair: &(Figures, Figures)| if of == 0 { pair.0 } else { pair.1 };
+        report.spread(&format!("p50, {what}, ms"), &format!("{name}_p50_ms"), pairs.iter().map(|p| side(p).p50_ms));
+        report.spread(&format!("p99, {what}, ms"), &format!("{name}_p99_ms"), pairs.iter().map(|p| side(p).p99_ms));
+        let rates = pairs.iter().map(|pair| side(pair).per_second);
+        report.spread(&format!("deliveries a second, {what}"), &format!("{name}_per_second"), rates);
+    }
+    Ok(report.print()?)
+}
+
+/// What recipients who are well have seen.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    p50_ms: f64,
+    p99_ms: f64,
+    per_second: f64,
+}
+
+impl From<Seen> for Figures {
+    fn from(seen: Seen) -> Self {
+        let ms = |q| seen.quantile_us(q) as f64 / 1e3;
+        let span = (seen.last_us - seen.first_sent_us) as f64 / 1e6;
+        Self { p50_ms: ms(0.5), p99_ms: ms(0.99), per_second: seen.count() as f64 / span }
+    }
+}
+
+async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Result<Figures> {
+    let receiver = Receiver::start().await?;
+    let options = Options { nodes: 2, ..Options::default() }
+        .set("egress.allow_http", true)
+        .set("deliver.egress.allow_http", true)
+        .set("telemetry.filter", "error");
+    let cluster = Cluster::start(Shape::Production, &options).await?;
+    let cluster = cluster.context("Kafka and PostgreSQL are started by scripts/bench")?;
+    let api = cluster.control(0)?;
+    let nodes = cluster.publishers()?;
+
+    let is_troubled = matches!(scenario, Scenario::TroubledSteady | Scenario::TroubledBurst);
+    let group = |recipient: usize| match recipient {
+        75..85 if is_troubled => Group::Slow,
+        85..95 if is_troubled => Group::Failing,
+        95.. if is_troubled => Group::Silent,
+        _ => Group::Well,
+    };
+    let recipients: Vec<_> = (0..RECIPIENTS).map(|n| (receiver.url(n, group(n)), format!("type.n{n}"))).collect();
+    let (tenant, revision) = subscribe(&api, &recipients).await?;
+    let load = load::To { nodes, tenant, revision, types: recipients.len(), bytes: arguments.bytes };
+
+    // Connections, code and caches are warm before anything counts.
+    load.burst(Burst { messages: 20 * RECIPIENTS, batch: 100 }).await?;
+    receiver.wait_for(20 * RECIPIENTS, PATIENCE).await?;
+    receiver.begin(is_noisy && is_troubled).await?;
+
+    let well = (0..RECIPIENTS).filter(|n| group(*n) == Group::Well).count();
+    let published = match scenario {
+        Scenario::TroubledBurst => {
+            load.burst(Burst { messages: arguments.burst, batch: 500 }).await?;
+            arguments.burst
+        }
+        _ => {
+            let steady = Steady { per_second: arguments.per_second, seconds: arguments.seconds };
+            let disturbance = disturb(arguments, scenario, is_noisy, &api, &receiver, &load);
+            let (published, disturbed) = tokio::join!(load.steady(steady), disturbance);
+            disturbed?;
+            published?
+        }
+    };
+    // As many go to each; the rest goes to the first.
+    let expected = (0..well).map(|n| published / RECIPIENTS + usize::from(n < published % RECIPIENTS)).sum();
+    receiver.wait_for(expected, PATIENCE).await?;
+    Ok(receiver.seen().await?.into())
+}
+
+/// What comes in the middle of steady load, of a tenant of its own.
+async fn disturb(
+    arguments: &Arguments,
+    scenario: Scenario,
+    is_noisy: bool,
+    api: &Api,
+    receiver: &Receiver,
+    load: &load::To,
+) -> Result<()> {
+    let (subscriptions, messages) = match scenario {
+        Scenario::Flood => (RECIPIENTS, arguments.flood),
+        Scenario::FanOut => (arguments.fan_out, 1),
+        Scenario::TroubledSteady | Scenario::TroubledBurst => return Ok(()),
+    };
+    // One event type for the fan-out, and one for each recipient of the flood.
+    let types = if scenario == Scenario::Flood { RECIPIENTS } else { 1 };
+    let recipients: Vec<_> = (0..subscriptions)
+        .map(|n| (receiver.url(n % RECIPIENTS, Group::Disturbing), format!("type.n{}", n % types)))
+        .collect();
+    let (tenant, revision) = subscribe(api, &recipients).await?;
+    if is_noisy {
+        let load = load::To { tenant, revision, types, ..load.clone() };
+        load.burst(Burst { messages, batch: 500 }).await?;
+    }
+    Ok(())
+}
+
+/// A tenant of its own with these recipients, by URL and event type, and the revision from which all are there.
+async fn subscribe(api: &Api, recipients: &[(String, String)]) -> Result<(String, i64)> {
+    let tenant = api.new_tenant(&[]).await?;
+    let mut types: Vec<_> = recipients.iter().map(|(_, event_type)| event_type).collect();
+    types.sort_unstable();
+    types.dedup();
+    for event_type in types {
+        api.new_event_type(&tenant, event_type).await?;
+    }
+    let mut revision = 0;
+    for recipients in recipients.chunks(1_000) {
+        let request = |(url, event_type): &(String, String)| CreateSubscriptionRequest {
+            parent: tenant.clone(),
+            subscription: Some(Subscription {
+                url: url.clone(),
+                event_types: vec![event_type.clone()],
+                ..Subscription::default()
+            }),
+            ..CreateSubscriptionRequest::default()
+        };
+        let requests = recipients.iter().map(request).collect();
+        let request = BatchCreateSubscriptionsRequest { parent: tenant.clone(), requests, ..Default::default() };
+        let created = api.subscriptions().batch_create_subscriptions(request).await?.into_inner().subscriptions;
+        ensure!(created.len() == recipients.len(), "all are created");
+        revision = created.iter().map(|subscription| subscription.revision).max().context("one")?;
+    }
+    Ok((tenant, revision))
+}
