@@ -2,7 +2,7 @@
 //! the operator's.
 //!
 //! Every control plane does it. One that is killed between the log and the row tells a notice again, under the same message id, and
-//! whoever owns the lane drops the repetition.
+//! dispatch drops the repeat.
 
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ fn message(notice: &Notice, tenant: &str, revision: i64) -> MessageRecord {
     MessageRecord {
         tenant: tenant.to_owned(),
         message_id: notice.message_id().to_owned(),
+        // The row's: told again, it is a repeat.
+        client_chosen_id: true,
         event_type: notice.event_type().to_owned(),
         payload: notice.payload().into(),
         content_type: "application/json".into(),

@@ -2,7 +2,7 @@
 //!
 //! Many messages are under way at a time, and a large fan-out takes its turn in chunks, so that it lets the others
 //! through. Messages of one ordering key take turns as wholes: for each subscription, their deliveries are appended in the
-//! order of the messages.
+//! order of the messages. A message that was published before is dropped here, and only here ([`dedup`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hookwire_log::forward::{self, now_ms};
-use hookwire_log::{ConsumerOptions, Finisher, Log, Offset, Partition, Record, Topic, codec};
+use hookwire_log::{Appended, ConsumerOptions, Finisher, Log, Offset, Partition, Record, Topic, codec};
 use hookwire_proto::log::{DeliveryRecord, MessageIndexRecord, MessageRecord, Place, QuarantineReason};
 use hookwire_proto::{body, name};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::snapshot::Subscription;
 use crate::cache::{Config, Snapshot};
+use crate::dedup::{self, Ids, Telling};
 use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::stage::{self, InvalidSetting, from_ms, next, quarantine_reason, to_ms};
@@ -40,11 +41,13 @@ pub struct Settings {
     pub chunk: usize,
     /// Deliveries of a partition that are appended and not yet acknowledged, at most (a chunk may exceed it).
     pub max_appends: usize,
+    /// Messages that are published again under an id of the publisher's own.
+    pub repeats: dedup::Settings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_messages: 256, chunk: 500, max_appends: 1_000 }
+        Self { max_messages: 256, chunk: 500, max_appends: 1_000, repeats: dedup::Settings::default() }
     }
 }
 
@@ -61,7 +64,7 @@ impl Settings {
         if self.chunk == 0 || self.max_appends == 0 {
             return wrong("dispatch.chunk", "must be at least 1, and so must dispatch.max_appends");
         }
-        Ok(())
+        self.repeats.validate()
     }
 }
 
@@ -85,8 +88,13 @@ pub async fn run(
     let dispatch = Arc::new(Dispatch { log: log.clone(), config, settings, schedule, attempts });
     let options = ConsumerOptions::default();
     stage::run("dispatch", &log, &[Topic::Messages], options, &shutdown, |partition| {
-        let worker = Worker::new(dispatch.clone(), partition.finisher());
-        owned.hold(&log, &partition).during(worker.run(partition))
+        let (dispatch, held) = (dispatch.clone(), owned.hold(&log, &partition));
+        held.during(async move {
+            let ids = Ids::load(&dispatch.log, &dispatch.settings.repeats, &partition).await;
+            if let Some(ids) = ids {
+                Worker::new(dispatch, partition.finisher(), ids).run(partition).await;
+            }
+        })
     })
     .await
 }
@@ -103,6 +111,8 @@ struct Dispatch {
 struct Worker {
     dispatch: Arc<Dispatch>,
     finisher: Finisher,
+    /// What lower offsets hold, so that repeats are noticed.
+    ids: Ids,
     /// Taken and not finished.
     open: HashMap<Offset, Open>,
     /// Messages with deliveries to append, in turn.
@@ -148,16 +158,19 @@ enum Step {
     Finished(Offset),
     /// It can't be finished: the process is ending.
     Abandoned(Offset),
+    /// The ids up to an offset are written down, or could not be.
+    Told(Offset, Result<Appended, hookwire_log::Error>),
 }
 
 /// A message, and a snapshot that it may be matched against.
 type Matchable = (Record, MessageRecord, Arc<Snapshot>);
 
 impl Worker {
-    fn new(dispatch: Arc<Dispatch>, finisher: Finisher) -> Self {
+    fn new(dispatch: Arc<Dispatch>, finisher: Finisher, ids: Ids) -> Self {
         Self {
             dispatch,
             finisher,
+            ids,
             open: HashMap::new(),
             turns: VecDeque::new(),
             behind: HashMap::new(),
@@ -210,6 +223,10 @@ impl Worker {
                 return None;
             }
         };
+        if self.is_repeat(&record, &message) {
+            self.finisher.finish(record.offset);
+            return None;
+        }
         match self.dispatch.config.current() {
             Some(snapshot) if snapshot.revision() >= message.revision => {
                 self.fan_out(record, message, &snapshot);
@@ -217,6 +234,22 @@ impl Worker {
             }
             _ => Some(Box::pin(reach(self.dispatch.config.clone(), record, message))),
         }
+    }
+
+    /// Whether a message is one that was published before: it is finished, since what was published first is dispatched or will be,
+    /// and leaves no trace in the index, where the first has its place.
+    fn is_repeat(&mut self, record: &Record, message: &MessageRecord) -> bool {
+        let is_repeat = self.ids.is_repeat(record, message);
+        if let Some(Telling { next, record }) = self.ids.segment() {
+            // Once: what could not be written down is in the next segment.
+            let append = self.dispatch.log.append(record);
+            self.steps.push(Box::pin(async move { Step::Told(next, append.await) }));
+        }
+        if is_repeat {
+            let (tenant, id, offset) = (&message.tenant, &message.message_id, record.offset);
+            tracing::debug!(tenant, message = id, offset, "a message that was published before is dropped");
+        }
+        is_repeat
     }
 
     /// Matches a message and gives it its turns.
@@ -320,6 +353,7 @@ impl Worker {
                 self.finisher.finish(offset);
             }
             Step::Abandoned(offset) => drop(self.open.remove(&offset)),
+            Step::Told(next, result) => self.ids.told(next, result),
         }
     }
 

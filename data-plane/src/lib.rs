@@ -10,7 +10,7 @@
 //!
 //! * [`cache`]: the configuration: a stream from the control plane, kept as immutable snapshots
 //! * [`auth`], [`publish`]: who calls; validates and appends messages
-//! * [`dispatch`]: a message becomes a delivery for each subscription that matches
+//! * [`dispatch`]: a message becomes a delivery for each subscription that matches; [`dedup`]: one that is published twice does once
 //! * [`deliver`]: lanes decide whether and when; then an attempt, one HTTP request, which [`sign`] signs
 //! * [`outcome`], [`retry`]: what comes of it, and when there is another; [`attempts`]: its record
 //! * [`stage`]: a stage is a task for each partition that its consumer group gives it
@@ -38,6 +38,7 @@ pub mod auth;
 pub mod cache;
 pub mod config;
 mod dead_letter;
+pub mod dedup;
 pub mod deliver;
 pub mod dispatch;
 pub mod error;

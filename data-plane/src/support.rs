@@ -49,10 +49,12 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A log that is unavailable when told to be, and counts what is read of `messages`.
+/// A log that is unavailable when told to be, for appends and for where `ids` ends, and counts what is read of `messages`.
 pub struct Fallible {
     inner: Arc<EmbeddedLog>,
     pub is_unavailable: AtomicBool,
+    /// So many appends to `deliveries` succeed before it is.
+    pub available_for: AtomicUsize,
     pub bodies_read: AtomicUsize,
 }
 
@@ -63,7 +65,9 @@ impl Log for Fallible {
     }
 
     fn append(&self, record: NewRecord) -> Pending {
-        if self.is_unavailable.load(Ordering::SeqCst) {
+        let one = usize::from(record.topic == Topic::Deliveries);
+        let left = self.available_for.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(one));
+        if self.is_unavailable.load(Ordering::SeqCst) || left.is_err() {
             return Pending::failed(Error::Unavailable { detail: "as told".into() });
         }
         self.inner.append(record)
@@ -84,6 +88,9 @@ impl Log for Fallible {
     }
 
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<Bounds, Error> {
+        if topic == Topic::Ids && self.is_unavailable.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable { detail: "as told".into() });
+        }
         self.inner.bounds(topic, partition).await
     }
 
@@ -228,6 +235,13 @@ impl Running {
         tokio::time::timeout(PATIENCE, self.task).await.expect("it drains").expect("it does not panic");
     }
 
+    /// Ends it where it is, as a process that is killed; what was finished by then is committed.
+    pub async fn crash(self) {
+        self.task.abort();
+        // It ends by having been aborted.
+        drop(self.task.await);
+    }
+
     pub fn shut_down(&self) {
         self.shutdown.cancel();
     }
@@ -250,6 +264,7 @@ impl World {
         let log = Arc::new(Fallible {
             inner: EmbeddedLog::open(settings, layout).unwrap(),
             is_unavailable: AtomicBool::default(),
+            available_for: AtomicUsize::new(usize::MAX),
             bodies_read: AtomicUsize::default(),
         });
         let (attempts, collector) = attempts::collector(log.clone());

@@ -1,7 +1,7 @@
 //! Records of `hookwire.log.v1` to and from bytes. What is appended is placed and keyed here, and nowhere else.
 
 use bytes::Bytes;
-use hookwire_proto::log::{AttemptBatch, DeliveryRecord, MessageRecord, QuarantineRecord};
+use hookwire_proto::log::{AttemptBatch, DeliveryRecord, IdSegment, MessageRecord, QuarantineRecord};
 use hookwire_proto::name;
 use prost::Message;
 
@@ -43,6 +43,11 @@ pub fn delivery(layout: &Layout, topic: Topic, record: &DeliveryRecord) -> NewRe
 /// A batch for `attempts`, of one tenant.
 pub fn attempts(layout: &Layout, tenant: &str, batch: &AttemptBatch) -> NewRecord {
     place(layout, Topic::Attempts, tenant.to_owned(), batch)
+}
+
+/// What a stretch of a partition of `messages` holds, for the same partition of `ids`.
+pub fn ids(partition: i32, segment: &IdSegment) -> NewRecord {
+    NewRecord { topic: Topic::Ids, partition, key: Bytes::new(), value: Bytes::from(segment.encode_to_vec()) }
 }
 
 /// What no stage could handle.
@@ -95,6 +100,14 @@ pub fn decode_delivery(record: &Record) -> Result<DeliveryRecord, Error> {
 /// [`Error::Undecodable`].
 pub fn decode_attempts(record: &Record) -> Result<AttemptBatch, Error> {
     Ok(AttemptBatch::decode(record.value.clone())?)
+}
+
+/// Decodes a record of `ids`.
+///
+/// # Errors
+/// [`Error::Undecodable`].
+pub fn decode_ids(record: &Record) -> Result<IdSegment, Error> {
+    Ok(IdSegment::decode(record.value.clone())?)
 }
 
 /// Decodes a record of `quarantine`.

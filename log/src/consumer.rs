@@ -78,6 +78,11 @@ impl Partition {
         self.shared.number
     }
 
+    /// What the group had committed when this member was given the partition: where it goes on.
+    pub fn resumed(&self) -> &Committed {
+        &self.shared.resumed
+    }
+
     /// The next record that is not finished yet; `None` when the partition is revoked. Safe to drop while waiting.
     pub async fn next(&mut self) -> Option<Record> {
         loop {
@@ -173,6 +178,7 @@ pub(crate) fn partition(
     let shared = Arc::new(Shared {
         topic,
         number,
+        resumed: committed.clone(),
         offsets: Mutex::new(Offsets::resume(committed)),
         buffered_records: AtomicUsize::new(0),
         buffered_bytes: AtomicUsize::new(0),
@@ -281,6 +287,7 @@ impl Feed {
 struct Shared {
     topic: Topic,
     number: i32,
+    resumed: Committed,
     offsets: Mutex<Offsets>,
     buffered_records: AtomicUsize,
     buffered_bytes: AtomicUsize,

@@ -23,9 +23,14 @@ pub enum Topic {
     DeadLetters,
     /// Attempts and messages for the index, in batches.
     Attempts,
+    /// Which message ids `messages` has held lately; partition n speaks of partition n of `messages`.
+    Ids,
     /// What no stage could handle.
     Quarantine,
 }
+
+/// How long `ids` keeps a record: well beyond the longest window in which repeats of messages are told.
+pub const IDS_RETENTION: Duration = Duration::from_secs(3_600);
 
 /// The topics of one generation and their partitions. The same on every node: the control plane pushes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +39,7 @@ pub struct Layout {
     pub generation: i32,
     /// What topic and group names begin with.
     pub prefix: String,
-    /// Partitions of `messages`.
+    /// Partitions of `messages` and of `ids`.
     pub messages_partitions: i32,
     /// Partitions of `deliveries`, `held` and `dead-letters`.
     pub deliveries_partitions: i32,
@@ -107,14 +112,14 @@ impl Layout {
         [Topic::Messages, Topic::Deliveries]
             .into_iter()
             .chain(tiers)
-            .chain([Topic::Held, Topic::DeadLetters, Topic::Attempts, Topic::Quarantine])
+            .chain([Topic::Held, Topic::DeadLetters, Topic::Attempts, Topic::Ids, Topic::Quarantine])
             .collect()
     }
 
     /// How many partitions a topic has.
     pub fn partitions(&self, topic: Topic) -> i32 {
         match topic {
-            Topic::Messages => self.messages_partitions,
+            Topic::Messages | Topic::Ids => self.messages_partitions,
             Topic::Deliveries | Topic::Held | Topic::DeadLetters => self.deliveries_partitions,
             Topic::Retries(_) => self.retries_partitions,
             Topic::Attempts => self.attempts_partitions,
@@ -140,6 +145,7 @@ impl Layout {
             Topic::Held => "held".into(),
             Topic::DeadLetters => "dead-letters".into(),
             Topic::Attempts => "attempts".into(),
+            Topic::Ids => "ids".into(),
             Topic::Quarantine => "quarantine".into(),
         };
         match self.generation {
@@ -241,6 +247,7 @@ mod tests {
                 "hookwire.held",
                 "hookwire.dead-letters",
                 "hookwire.attempts",
+                "hookwire.ids",
                 "hookwire.quarantine"
             ]
         );

@@ -95,10 +95,10 @@ async fn topics_are_made_once_and_then_left_alone() {
     let missing = topics::check(&settings, &layout).await.unwrap_err().to_string();
     assert!(missing.contains("messages is missing") && missing.contains("`hookwire topics apply`"), "{missing}");
     let made = topics::apply(&settings, &layout).await.unwrap();
-    assert!(made.len() == 7 && made.iter().all(|report| report.change == Change::Created), "{made:?}");
+    assert!(made.len() == 8 && made.iter().all(|report| report.change == Change::Created), "{made:?}");
     topics::check(&settings, &layout).await.unwrap();
     let again = topics::apply(&settings, &layout).await.unwrap();
-    assert!(again.len() == 7 && again.iter().all(|report| report.change == Change::Unchanged), "{again:?}");
+    assert!(again.len() == 8 && again.iter().all(|report| report.change == Change::Unchanged), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

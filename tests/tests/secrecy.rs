@@ -336,8 +336,15 @@ async fn stopped(cluster: &mut Cluster, kept: &mut Vec<Kept>) -> Result<()> {
     }
     let log = cluster.open_log().await?;
     let tiers = (0..log.layout().retry_tiers.len()).map(|tier| Topic::Retries(u8::try_from(tier).expect("few")));
-    let topics =
-        [Topic::Messages, Topic::Deliveries, Topic::Held, Topic::DeadLetters, Topic::Attempts, Topic::Quarantine];
+    let topics = [
+        Topic::Messages,
+        Topic::Deliveries,
+        Topic::Held,
+        Topic::DeadLetters,
+        Topic::Attempts,
+        Topic::Ids,
+        Topic::Quarantine,
+    ];
     for topic in topics.into_iter().chain(tiers) {
         let mut bytes = Vec::new();
         for partition in 0..log.layout().partitions(topic) {

@@ -166,9 +166,146 @@ async fn nothing_begins_without_a_snapshot() {
     running.stop().await;
 }
 
+/// A message under an id that its publisher chose.
+fn chosen(id: &str) -> MessageRecord {
+    MessageRecord { client_chosen_id: true, ..message(id) }
+}
+
+/// Which message each delivery is of, and where that is.
+async fn dispatched(world: &World) -> Vec<(String, Offset)> {
+    let deliveries = world.deliveries(Topic::Deliveries).await;
+    deliveries.into_iter().map(|delivery| (delivery.message_id, delivery.message.unwrap().offset)).collect()
+}
+
+#[tokio::test]
+async fn a_message_that_is_published_again_is_dropped_and_the_first_wins() {
+    let world = World::new(&["a"]);
+    world.publish(chosen("m")).await;
+    world.publish(MessageRecord { payload: Bytes::from_static(b"{}"), ..chosen("m") }).await;
+    world.publish(MessageRecord { tenant: "tenants/other".into(), ..chosen("m") }).await;
+    world.publish(chosen("n")).await;
+    // Whoever is told the id that we made, and that the message may not be durable, publishes it again under that.
+    world.publish(message("made")).await;
+    world.publish(chosen("made")).await;
+    let running = world.dispatch();
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    assert_eq!(dispatched(&world).await, [("m".into(), 0), ("n".into(), 3), ("made".into(), 4)]);
+    assert_eq!(world.deliveries(Topic::Deliveries).await[0].body, Some(Body::Inline(message("m").payload)));
+    let mut indexed: Vec<_> = world.recorded().await.messages.into_iter().map(|m| m.place.unwrap().offset).collect();
+    indexed.sort_unstable();
+    assert_eq!(indexed, [0, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_fan_out_that_was_cut_off_is_completed_by_the_next_and_never_taken_for_a_repeat() {
+    let names: Vec<_> = (0..300).map(|n| format!("s{n}")).collect();
+    let world = World::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    world.publish(chosen("m")).await;
+    for round in 1..=3 {
+        let so_far = world.deliveries(Topic::Deliveries).await.len();
+        world.log.available_for.store(100, Ordering::SeqCst);
+        let running = world.dispatch_with(Settings { chunk: 10, max_appends: 10, ..Settings::default() });
+        eventually("a third is dispatched", async || world.records(Topic::Deliveries).await.len() == so_far + 100)
+            .await;
+        running.crash().await;
+        world.log.available_for.store(usize::MAX, Ordering::SeqCst);
+        assert!(!world.is_finished("dispatch", Topic::Messages).await);
+        // Published again meanwhile, before and behind what is finished.
+        world.publish(chosen("m")).await;
+        world.publish(chosen(&format!("other{round}"))).await;
+    }
+    let running = world.dispatch();
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    let mut deliveries = world.deliveries(Topic::Deliveries).await;
+    deliveries.retain(|delivery| delivery.message_id == "m");
+    let to: HashSet<_> = deliveries.iter().map(|delivery| &delivery.subscription).collect();
+    let places: HashSet<_> = deliveries.iter().map(|delivery| delivery.message.unwrap().offset).collect();
+    assert_eq!((to.len(), places), (300, HashSet::from([0])));
+    let indexed = world.recorded().await.messages;
+    let indexed: Vec<_> = indexed.iter().map(|m| (m.message_id.as_str(), m.matched)).collect();
+    assert_eq!(indexed.len(), 4, "{indexed:?}");
+    assert!(indexed.iter().all(|(_, matched)| *matched == 300) && indexed.iter().any(|(id, _)| *id == "m"));
+}
+
+#[tokio::test]
+async fn repeats_are_noticed_by_the_next_owner_whatever_was_written_down() {
+    let world = World::new(&["a"]);
+    let publish = async |ids: std::ops::Range<usize>| {
+        let records: Vec<_> = ids.map(|n| chosen(&format!("m{n}"))).collect();
+        futures::future::join_all(records.into_iter().map(|record| world.publish(record))).await;
+    };
+    // None written down, some, and more than one segment.
+    let mut there = 0;
+    for more in [100, 1_000, 1_500] {
+        publish(there..there + more).await;
+        there += more;
+        let running = world.dispatch();
+        eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+        running.stop().await;
+        publish(0..there).await;
+        let running = world.dispatch();
+        eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+        running.crash().await;
+        let messages: HashSet<_> = dispatched(&world).await.into_iter().collect();
+        assert_eq!(messages.len(), there, "a repeat was dispatched");
+        assert_eq!(world.deliveries(Topic::Deliveries).await.len(), there);
+    }
+    let segments = world.records(Topic::Ids).await;
+    assert!((3..20).contains(&segments.len()), "{}", segments.len());
+    let told: i64 =
+        segments.iter().map(|record| codec::decode_ids(record).unwrap()).map(|s| s.next_offset).max().unwrap();
+    assert!(told > 4_000, "{told}");
+}
+
+#[tokio::test]
+async fn what_comes_after_the_window_is_another_message() {
+    let world = World::new(&["a"]);
+    let window = ms(1_000);
+    let settings = || {
+        let repeats = dedup::Settings { window, ..dedup::Settings::default() };
+        Settings { repeats, ..Settings::default() }
+    };
+    for round in 1..=3 {
+        world.publish(chosen("m")).await;
+        world.publish(chosen("m")).await;
+        let running = world.dispatch_with(settings());
+        eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+        running.stop().await;
+        assert_eq!(dispatched(&world).await.len(), round);
+        tokio::time::sleep(window + ms(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_partition_waits_until_its_ids_can_be_read() {
+    let world = World::new(&["a"]);
+    world.publish(chosen("m")).await;
+    let running = world.dispatch();
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    world.log.is_unavailable.store(true, Ordering::SeqCst);
+    let running = world.dispatch();
+    world.publish(chosen("m")).await;
+    world.publish(chosen("n")).await;
+    tokio::time::sleep(ms(200)).await;
+    assert_eq!(world.log.committed("dispatch", Topic::Messages, 0).await.unwrap().unwrap().next, 1);
+    world.log.is_unavailable.store(false, Ordering::SeqCst);
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    assert_eq!(dispatched(&world).await, [("m".into(), 0), ("n".into(), 2)]);
+    // And it can leave while it waits.
+    world.log.is_unavailable.store(true, Ordering::SeqCst);
+    world.dispatch().stop().await;
+}
+
 #[test]
 fn settings_that_cannot_work_are_refused_by_name() {
     assert_eq!(Settings::default().validate(), Ok(()));
     let refused = Settings { max_messages: 5_000, ..Settings::default() }.validate();
     assert_eq!(refused.map_err(|error| error.setting), Err("dispatch.max_messages"));
+    let repeats = dedup::Settings { max: 0, ..dedup::Settings::default() };
+    let refused = Settings { repeats, ..Settings::default() }.validate();
+    assert_eq!(refused.map_err(|error| error.setting), Err("dispatch.repeats.max"));
 }

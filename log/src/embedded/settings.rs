@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::topic::IDS_RETENTION;
 use crate::{Error, Layout, Topic};
 
 /// Settings of the embedded log.
@@ -91,6 +92,7 @@ impl Settings {
             Topic::Messages | Topic::Deliveries | Topic::Retries(_) => Some(self.retention),
             Topic::DeadLetters => Some(self.dead_letters_retention),
             Topic::Attempts => Some(self.attempts_retention),
+            Topic::Ids => Some(IDS_RETENTION),
             Topic::Quarantine => Some(self.quarantine_retention),
             Topic::Held => None,
         }

@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::config::{MAX_BATCH_BYTES, MAX_QUARANTINE_BATCH_BYTES, Settings, ms};
 use super::context::Voice;
 use super::{blocking, unavailable};
+use crate::topic::IDS_RETENTION;
 use crate::{Error, Layout, Topic};
 
 /// How long one question may take.
@@ -179,6 +180,7 @@ fn wanted(settings: &Settings, layout: &Layout, copies: Copies) -> Vec<Wanted> {
             Topic::Messages | Topic::Deliveries | Topic::Retries(_) => Some(settings.retention.messages),
             Topic::DeadLetters => Some(settings.retention.dead_letters),
             Topic::Attempts => Some(settings.retention.attempts),
+            Topic::Ids => Some(IDS_RETENTION),
             Topic::Quarantine => Some(settings.retention.quarantine),
         };
         if let Some(retention) = retention {
