@@ -8,8 +8,8 @@
 //! too many: ids are forgotten where there would be too many of them.
 //!
 //! * [`Known`]: what is known, in memory (pure)
-//! * [`segment`]: what is written down of it in `ids` (pure)
-//! * [`owner`]: what the owner of a partition reads before it begins, and writes
+//! * `segment`: what is written down of it in `ids` (pure)
+//! * `owner`: what the owner of a partition reads before it begins, and writes
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
