@@ -1,5 +1,8 @@
-//! What one change costs a node that has so many subscriptions: the next snapshot made, and the one before let go.
+//! What one change costs a node that has so many subscriptions: the next snapshot made, and the one before let go. Beside it, what the
+//! machine takes at least: the same subscription put into a map of the standard library, in place, where only the memory that it meets
+//! is farther away the more there are.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +37,25 @@ pub fn mean(subscriptions: usize) -> Duration {
     }
     let took = began.elapsed();
     black_box(&snapshot);
+    took / u32::try_from(CHANGES).expect("small")
+}
+
+/// The mean of as many changes in place, which nobody else could read meanwhile.
+pub fn mean_in_place(subscriptions: usize) -> Duration {
+    let tenants = subscriptions / EACH;
+    let named = |number, revision| match subscription(number, tenants, revision).resource {
+        Some(resource::Resource::Subscription(subscription)) => (subscription.name.clone(), subscription),
+        _ => unreachable!("it is one"),
+    };
+    let mut all: HashMap<String, Subscription> = (0..subscriptions).map(|number| named(number, 1)).collect();
+    let changes: Vec<_> =
+        (2..).take(CHANGES).map(|revision| named(rand::rng().random_range(0..subscriptions), revision)).collect();
+    let began = Instant::now();
+    for (name, subscription) in changes {
+        all.insert(name, subscription);
+    }
+    let took = began.elapsed();
+    black_box(&all);
     took / u32::try_from(CHANGES).expect("small")
 }
 

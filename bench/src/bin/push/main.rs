@@ -30,6 +30,9 @@ struct Arguments {
     /// Measures with SQLite instead of PostgreSQL
     #[arg(long)]
     sqlite: bool,
+    /// Measures only what applying a change costs
+    #[arg(long)]
+    only_applying: bool,
     /// URL of the store; for the benchmark itself
     #[arg(long, hide = true)]
     store: Option<String>,
@@ -74,6 +77,11 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {
+    let mut report = Report::default();
+    if arguments.only_applying {
+        applying(&mut report);
+        return Ok(report.print()?);
+    }
     let directory = tempfile::tempdir()?;
     let store = match arguments.sqlite {
         true => format!("sqlite://{}/store.db?mode=rwc", directory.path().display()),
@@ -83,7 +91,6 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     let keys = MasterKeys::generate();
     let planes = [plane::Plane::start(&store, &keys).await?, plane::Plane::start(&store, &keys).await?];
     let filled = write::fill(&planes, arguments.tenants, arguments.subscriptions).await?;
-    let mut report = Report::default();
     report.add("subscriptions", "subscriptions", arguments.subscriptions as f64, "");
     report.add("tenants", "tenants", arguments.tenants as f64, "");
     if let Some((writes, took)) = filled {
@@ -143,13 +150,22 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         plane.stop().await?;
     }
 
+    applying(&mut report);
+    Ok(report.print()?)
+}
+
+/// Needs no store and no other process.
+fn applying(report: &mut Report) {
     say("applying");
     for subscriptions in [1_000, 10_000, 100_000, 300_000] {
-        let mean = apply::mean(subscriptions);
-        let (what, name) = (format!("applying a change to {subscriptions}"), format!("apply_{subscriptions}_us"));
-        report.add(&what, &name, mean.as_secs_f64() * 1e6, "µs");
+        for (what, name, mean) in [
+            ("applying a change to", "apply", apply::mean(subscriptions)),
+            ("the same in place, to a map of", "in_place", apply::mean_in_place(subscriptions)),
+        ] {
+            let micros = mean.as_secs_f64() * 1e6;
+            report.add(&format!("{what} {subscriptions}"), &format!("{name}_{subscriptions}_us"), micros, "µs");
+        }
     }
-    Ok(report.print()?)
 }
 
 /// This program again, as another part.
