@@ -92,7 +92,7 @@ fn crates_depend_only_on_those_below_them() {
         ("hookwire-fuzz", &["hookwire-proto", "hookwire-control-plane", "hookwire-data-plane"]),
         (
             "hookwire-bench",
-            &["hookwire-proto", "hookwire-log", "hookwire-control-plane", "hookwire-data-plane", "hookwire-sdk"],
+            &["hookwire-proto", "hookwire-log", "hookwire-control-plane", "hookwire-data-plane", "hookwire-tests"],
         ),
     ]);
     for (name, dependencies) in ours(true) {

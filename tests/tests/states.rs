@@ -40,7 +40,7 @@ async fn what_waits_is_delivered_once_when_it_is_enabled(cluster: &mut Cluster) 
     receiver.script("/troubled", [], Behaviour::status(503));
     let made = control.subscribe(&tenant, &receiver.url("/troubled"), &["s.event"]).await?;
     let mut ids = publish(&publisher, &tenant, made.revision).await?;
-    receiver.wait("/troubled", 50, LIMIT).await?;
+    receiver.wait("/troubled", 20, LIMIT).await?;
 
     let pause = PauseSubscriptionRequest { name: made.name.clone(), reason: "moving".into(), ..Default::default() };
     let paused = control.subscriptions().pause_subscription(pause).await?.into_inner();

@@ -33,7 +33,6 @@ use super::make::{Ended, is_gone, make, not_before_ms, signal};
 use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
-use crate::retry::schedule;
 use crate::stage::{next, quarantine_reason, to_ms, until};
 use crate::{dead_letter, retry};
 
@@ -216,7 +215,10 @@ impl Owner {
         if due <= now && !std::mem::replace(&mut item.has_come, true) {
             if item.delivery.deferrals > 0 {
                 self.lane(&subscription.name).came_back();
-            } else if let Some(at) = self.jittered(&item).filter(|at| *at > now && self.soon_has_room(&item)) {
+            } else if let Some(at) = retry::jittered(self.node.log.layout(), &item.delivery, rand::random())
+                && at > now
+                && self.soon_has_room(&item)
+            {
                 return self.wait_soon(item, at);
             }
         }
@@ -341,15 +343,6 @@ impl Owner {
         let layout = node.log.layout();
         let successor = codec::delivery(layout, retry::topic(layout, &delivery, now), &delivery);
         self.settle(item, Settled { successor: Some(successor), attempt: None });
-    }
-
-    /// When a further attempt is made, a little after it is due.
-    fn jittered(&self, item: &Item) -> Option<i64> {
-        let last = item.delivery.last_attempt.as_ref()?;
-        let ended = last.time_ms + last.result.as_ref().map_or(0, |result| result.duration_us / 1_000);
-        let delay = until(item.delivery.due_time_ms, ended);
-        let smallest = self.node.log.layout().delay(retry::SMALLEST);
-        Some(item.delivery.due_time_ms.saturating_add(ms(schedule::jitter(delay, smallest, rand::random()))))
     }
 
     fn smallest_tier_ms(&self) -> i64 {

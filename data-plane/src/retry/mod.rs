@@ -30,6 +30,15 @@ pub(crate) fn tier(layout: &Layout, delivery: &DeliveryRecord, at_ms: i64, now_m
     layout.tier(until(at_ms, now_ms), slack)
 }
 
+/// When a further attempt is made, a little after it is due, in milliseconds since 1970; `None` for a first one. `chance` from 0 to 1.
+pub(crate) fn jittered(layout: &Layout, delivery: &DeliveryRecord, chance: f64) -> Option<i64> {
+    let last = delivery.last_attempt.as_ref()?;
+    let ended_ms = last.time_ms + last.result.as_ref().map_or(0, |result| result.duration_us / 1_000);
+    let delay = until(delivery.due_time_ms, ended_ms);
+    let jitter = schedule::jitter(delay, layout.delay(SMALLEST), chance).as_millis();
+    Some(delivery.due_time_ms.saturating_add(i64::try_from(jitter).unwrap_or(i64::MAX)))
+}
+
 /// How far ahead a delivery is deferred at most, if its recipient has been in trouble for so long: the smallest tier that is longer, so that
 /// a short outage is soon forgotten and what waits through a long one is rewritten rarely.
 pub(crate) fn patience(layout: &Layout, trouble: Duration) -> Duration {

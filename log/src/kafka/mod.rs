@@ -42,7 +42,7 @@ pub struct KafkaLog {
     layout: Arc<Layout>,
     names: Arc<Names>,
     producer: Arc<Producer>,
-    readers: Readers,
+    readers: Arc<Readers>,
     /// Where the next check writes: another partition each time.
     checked: AtomicI32,
     lost_records: Arc<AtomicU64>,
@@ -69,7 +69,7 @@ impl KafkaLog {
         topics::check(&settings, &layout).await?;
         let names = Arc::new(Names::new(&layout));
         let producer = Arc::new(Producer::open(&settings, names.clone())?);
-        let readers = Readers::open(&settings, &format!("{}.read", layout.prefix), &names)?;
+        let readers = Arc::new(Readers::open(&settings, &format!("{}.read", layout.prefix), &names)?);
         let (warm, topics, timeout) = (producer.clone(), layout.topics(), settings.delivery_timeout);
         blocking(move || topics.into_iter().try_for_each(|topic| warm.warm_up(topic, timeout))).await?;
         Ok(Arc::new(Self {
@@ -232,9 +232,10 @@ impl Log for KafkaLog {
         }
         // librdkafka has answered every append by then, one way or the other.
         let timeout = self.settings.delivery_timeout + Duration::from_secs(1);
-        let producer = self.producer.clone();
+        let (producer, readers) = (self.producer.clone(), self.readers.clone());
         let _ = blocking(move || {
             producer.close(timeout);
+            readers.close();
             Ok(())
         })
         .await;

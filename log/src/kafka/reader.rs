@@ -1,8 +1,9 @@
 //! Reads without a group: points and ranges, bounds, offsets for times. A few threads, each with a consumer of its own.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -24,7 +25,13 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// All readers.
 pub(super) struct Readers {
-    jobs: Vec<Sender<Job>>,
+    /// Empty when they are closed.
+    threads: Mutex<Vec<Thread>>,
+}
+
+struct Thread {
+    jobs: Sender<Job>,
+    handle: JoinHandle<()>,
 }
 
 struct Job {
@@ -46,10 +53,10 @@ impl Readers {
             // The end of a partition is known when a fetch comes back empty: soon.
             .set("fetch.wait.max.ms", "5")
             .set("queued.max.messages.kbytes", "4096");
-        let mut jobs = Vec::new();
+        let mut threads = Vec::new();
         for _ in 0..READERS {
             let consumer = config.create_with_context(Voice::new("reader")).map_err(|error| unavailable(&error))?;
-            let (sender, receiver) = channel();
+            let (jobs, receiver) = channel();
             let acquaintance = Acquaintance::default();
             let reader = Reader {
                 acquaintance,
@@ -59,10 +66,23 @@ impl Readers {
                 at: None,
                 is_assigned: false,
             };
-            spawn("hookwire-log-read", move || reader.run(&receiver))?;
-            jobs.push(sender);
+            let handle = spawn("hookwire-log-read", move || reader.run(&receiver))?;
+            threads.push(Thread { jobs, handle });
         }
-        Ok(Self { jobs })
+        Ok(Self { threads: Mutex::new(threads) })
+    }
+
+    /// Ends them and waits until they have: a process must not exit while librdkafka uses TLS in a thread of its own, or OpenSSL is
+    /// taken away under it.
+    pub(super) fn close(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // All are told before the first is waited for.
+        let handles: Vec<_> = threads.into_iter().map(|thread| thread.handle).collect();
+        for handle in handles {
+            if handle.join().is_err() {
+                tracing::error!("a reader of the log panicked");
+            }
+        }
     }
 
     pub(super) async fn records(
@@ -92,8 +112,12 @@ impl Readers {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let reader = usize::try_from(hasher.finish() % READERS).expect("a few readers");
-        // A reader that is gone answers by dropping the sender.
-        let _ = self.jobs[reader].send(Job { key, question: question(sender) });
+        if let Some(thread) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).get(reader) {
+            // A reader that is gone answers by dropping the sender.
+            let _ = thread.jobs.send(Job { key, question: question(sender) });
+        } else {
+            drop(question(sender));
+        }
         answer.await.unwrap_or_else(|_| Err(Error::Unavailable { detail: "its reader has ended".into() }))
     }
 }
