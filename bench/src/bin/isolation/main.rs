@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
-use hookwire_bench::report::{Report, say};
+use hookwire_bench::report::{Report, quantile, say};
 use hookwire_proto::v1::{BatchCreateSubscriptionsRequest, CreateSubscriptionRequest, Subscription};
 use hookwire_tests::api::Api;
 use hookwire_tests::cluster::{Cluster, Options, Shape};
@@ -83,26 +83,26 @@ async fn main() -> Result<()> {
         return receive::run().await;
     }
     let scenario = arguments.scenario.context("a scenario")?;
-    let mut pairs = Vec::new();
+    let (mut quiet, mut noisy) = (Vec::new(), Vec::new());
     for pair in 0..arguments.pairs {
         // In turn which of the two comes first: a machine gets warm, and slow, and busy.
-        let (first, second) = (pair % 2 == 1, pair % 2 == 0);
-        let (one, other) = (run(&arguments, scenario, first).await?, run(&arguments, scenario, second).await?);
-        let (quiet, noisy) = if first { (other, one) } else { (one, other) };
-        say(&format!("pair {}: quiet {quiet:?}, noisy {noisy:?}", pair + 1));
-        pairs.push((quiet, noisy));
+        for is_noisy in [pair % 2 == 1, pair % 2 == 0] {
+            let figures = run(&arguments, scenario, is_noisy).await?;
+            say(&format!("pair {}, {}: {figures:?}", pair + 1, if is_noisy { "noisy" } else { "quiet" }));
+            if is_noisy { &mut noisy } else { &mut quiet }.push(figures);
+        }
     }
     let mut report = Report::default();
-    report.spread("p50, noisy to quiet", "p50", pairs.iter().map(|(quiet, noisy)| noisy.p50_ms / quiet.p50_ms));
-    report.spread("p99, noisy to quiet", "p99", pairs.iter().map(|(quiet, noisy)| noisy.p99_ms / quiet.p99_ms));
-    let rates = pairs.iter().map(|(quiet, noisy)| noisy.per_second / quiet.per_second);
-    report.spread("deliveries a second, noisy to quiet", "per_second", rates);
-    for (what, name, of) in [("quiet", "quiet", 0), ("noisy", "noisy", 1)] {
-        let side = |pair: &(Figures, Figures)| if of == 0 { pair.0 } else { pair.1 };
-        report.spread(&format!("p50, {what}, ms"), &format!("{name}_p50_ms"), pairs.iter().map(|p| side(p).p50_ms));
-        report.spread(&format!("p99, {what}, ms"), &format!("{name}_p99_ms"), pairs.iter().map(|p| side(p).p99_ms));
-        let rates = pairs.iter().map(|pair| side(pair).per_second);
-        report.spread(&format!("deliveries a second, {what}"), &format!("{name}_per_second"), rates);
+    let figures: [(&str, &str, Figure); 3] = [
+        ("p50, ms", "p50_ms", |figures| figures.p50_ms),
+        ("p99, ms", "p99_ms", |figures| figures.p99_ms),
+        ("deliveries a second", "per_second", |figures| figures.per_second),
+    ];
+    for (what, name, of) in figures {
+        let ratios = quiet.iter().zip(&noisy).map(|(quiet, noisy)| of(noisy) / of(quiet));
+        report.spread(&format!("{what}: noisy to quiet"), &format!("{name}_ratio"), ratios);
+        report.spread(&format!("{what}: quiet"), &format!("{name}_quiet"), quiet.iter().map(of));
+        report.spread(&format!("{what}: noisy"), &format!("{name}_noisy"), noisy.iter().map(of));
     }
     Ok(report.print()?)
 }
@@ -115,11 +115,15 @@ struct Figures {
     per_second: f64,
 }
 
+type Figure = fn(&Figures) -> f64;
+
 impl From<Seen> for Figures {
     fn from(seen: Seen) -> Self {
-        let ms = |q| seen.quantile_us(q) as f64 / 1e3;
+        let mut latencies: Vec<_> = seen.latencies_us.into_iter().map(Duration::from_micros).collect();
         let span = (seen.last_us - seen.first_sent_us) as f64 / 1e6;
-        Self { p50_ms: ms(0.5), p99_ms: ms(0.99), per_second: seen.count() as f64 / span }
+        let per_second = latencies.len() as f64 / span;
+        let mut ms = |q| quantile(&mut latencies, q).as_secs_f64() * 1e3;
+        Self { p50_ms: ms(0.5), p99_ms: ms(0.99), per_second }
     }
 }
 
@@ -144,6 +148,7 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
     let recipients: Vec<_> = (0..RECIPIENTS).map(|n| (receiver.url(n, group(n)), format!("type.n{n}"))).collect();
     let (tenant, revision) = subscribe(&api, &recipients).await?;
     let load = load::To { nodes, tenant, revision, types: recipients.len(), bytes: arguments.bytes };
+    let disturbance = disturbance(arguments, scenario, &api, &receiver, &load).await?;
 
     // Connections, code and caches are warm before anything counts.
     load.burst(Burst { messages: 20 * RECIPIENTS, batch: 100 }).await?;
@@ -158,8 +163,13 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
         }
         _ => {
             let steady = Steady { per_second: arguments.per_second, seconds: arguments.seconds };
-            let disturbance = disturb(arguments, scenario, is_noisy, &api, &receiver, &load);
-            let (published, disturbed) = tokio::join!(load.steady(steady), disturbance);
+            let disturb = async {
+                match disturbance.filter(|_| is_noisy) {
+                    Some((to, burst)) => to.burst(burst).await,
+                    None => Ok(()),
+                }
+            };
+            let (published, disturbed) = tokio::join!(load.steady(steady), disturb);
             disturbed?;
             published?
         }
@@ -170,31 +180,25 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
     Ok(receiver.seen().await?.into())
 }
 
-/// What comes in the middle of steady load, of a tenant of its own.
-async fn disturb(
+/// What comes beside steady load, to a tenant of its own, whose subscriptions are there in quiet runs, too.
+async fn disturbance(
     arguments: &Arguments,
     scenario: Scenario,
-    is_noisy: bool,
     api: &Api,
     receiver: &Receiver,
     load: &load::To,
-) -> Result<()> {
-    let (subscriptions, messages) = match scenario {
-        Scenario::Flood => (RECIPIENTS, arguments.flood),
-        Scenario::FanOut => (arguments.fan_out, 1),
-        Scenario::TroubledSteady | Scenario::TroubledBurst => return Ok(()),
-    };
+) -> Result<Option<(load::To, Burst)>> {
     // One event type for the fan-out, and one for each recipient of the flood.
-    let types = if scenario == Scenario::Flood { RECIPIENTS } else { 1 };
+    let (subscriptions, types, messages) = match scenario {
+        Scenario::Flood => (RECIPIENTS, RECIPIENTS, arguments.flood),
+        Scenario::FanOut => (arguments.fan_out, 1, 1),
+        Scenario::TroubledSteady | Scenario::TroubledBurst => return Ok(None),
+    };
     let recipients: Vec<_> = (0..subscriptions)
         .map(|n| (receiver.url(n % RECIPIENTS, Group::Disturbing), format!("type.n{}", n % types)))
         .collect();
     let (tenant, revision) = subscribe(api, &recipients).await?;
-    if is_noisy {
-        let load = load::To { tenant, revision, types, ..load.clone() };
-        load.burst(Burst { messages, batch: 500 }).await?;
-    }
-    Ok(())
+    Ok(Some((load::To { tenant, revision, types, ..load.clone() }, Burst { messages, batch: 500 })))
 }
 
 /// A tenant of its own with these recipients, by URL and event type, and the revision from which all are there.

@@ -51,7 +51,7 @@ impl Group {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
     /// From when it was to be published until it arrived, in microseconds.
-    latencies_us: Vec<u64>,
+    pub latencies_us: Vec<u64>,
     /// When the first was to be published.
     pub first_sent_us: u64,
     /// When the last arrived.
@@ -59,17 +59,6 @@ pub struct Seen {
 }
 
 impl Seen {
-    pub fn count(&self) -> usize {
-        self.latencies_us.len()
-    }
-
-    pub fn quantile_us(&self, q: f64) -> u64 {
-        let mut sorted = self.latencies_us.clone();
-        sorted.sort_unstable();
-        let index = (sorted.len().saturating_sub(1) as f64 * q).ceil() as usize;
-        sorted.get(index).copied().unwrap_or_default()
-    }
-
     fn add(&mut self, sent_us: u64) {
         let now = now_us();
         if self.latencies_us.is_empty() || sent_us < self.first_sent_us {
@@ -168,7 +157,7 @@ pub async fn run() -> Result<()> {
         let Some(question) = questions.next_line().await? else { return Ok(()) };
         let mut arrived = arrived.lock().expect("nobody panics with it");
         answer = match question.as_str() {
-            "count" if arrived.has_begun => arrived.seen.count().to_string(),
+            "count" if arrived.has_begun => arrived.seen.latencies_us.len().to_string(),
             "count" => arrived.warm.to_string(),
             "seen" => serde_json::to_string(&arrived.seen)?,
             _ => {

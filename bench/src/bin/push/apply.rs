@@ -20,43 +20,47 @@ const EACH: usize = 10;
 /// The mean of many changes, each of one subscription.
 pub fn mean(subscriptions: usize) -> Duration {
     let tenants = subscriptions / EACH;
-    let all = (0..tenants).flat_map(tenant).chain((0..subscriptions).map(|number| subscription(number, tenants, 1)));
+    let all = (0..tenants)
+        .flat_map(tenant)
+        .chain((0..subscriptions).map(|number| resource(subscription(number, tenants, 1))));
     let mut snapshot = Arc::new(Snapshot::new(1, all));
-    let changes: Vec<_> = (2..)
-        .take(CHANGES)
-        .map(|revision| {
-            let resource = subscription(rand::rng().random_range(0..subscriptions), tenants, revision);
-            ChangeSet { revision, changes: vec![Change { change: Some(change::Change::Put(resource)) }] }
-        })
-        .collect();
-    let began = Instant::now();
-    for set in changes {
+    let set = |(revision, subscription)| ChangeSet {
+        revision,
+        changes: vec![Change { change: Some(change::Change::Put(resource(subscription))) }],
+    };
+    let mean = mean_of(changes(subscriptions, tenants).map(set).collect(), |set| {
         let mut next = Snapshot::clone(&snapshot);
         next.apply(set);
         snapshot = Arc::new(next);
-    }
-    let took = began.elapsed();
+    });
     black_box(&snapshot);
-    took / u32::try_from(CHANGES).expect("small")
+    mean
 }
 
 /// The mean of as many changes in place, which nobody else could read meanwhile.
 pub fn mean_in_place(subscriptions: usize) -> Duration {
     let tenants = subscriptions / EACH;
-    let named = |number, revision| match subscription(number, tenants, revision).resource {
-        Some(resource::Resource::Subscription(subscription)) => (subscription.name.clone(), subscription),
-        _ => unreachable!("it is one"),
-    };
-    let mut all: HashMap<String, Subscription> = (0..subscriptions).map(|number| named(number, 1)).collect();
-    let changes: Vec<_> =
-        (2..).take(CHANGES).map(|revision| named(rand::rng().random_range(0..subscriptions), revision)).collect();
-    let began = Instant::now();
-    for (name, subscription) in changes {
+    let named = |subscription: Subscription| (subscription.name.clone(), subscription);
+    let mut all: HashMap<String, Subscription> =
+        (0..subscriptions).map(|number| named(subscription(number, tenants, 1))).collect();
+    let mean = mean_of(changes(subscriptions, tenants).map(|(_, new)| named(new)).collect(), |(name, subscription)| {
         all.insert(name, subscription);
-    }
-    let took = began.elapsed();
+    });
     black_box(&all);
-    took / u32::try_from(CHANGES).expect("small")
+    mean
+}
+
+/// Revisions, and in each another subscription by chance.
+fn changes(subscriptions: usize, tenants: usize) -> impl Iterator<Item = (i64, Subscription)> {
+    (2..)
+        .take(CHANGES)
+        .map(move |revision| (revision, subscription(rand::rng().random_range(0..subscriptions), tenants, revision)))
+}
+
+fn mean_of<T>(changes: Vec<T>, change: impl FnMut(T)) -> Duration {
+    let began = Instant::now();
+    changes.into_iter().for_each(change);
+    began.elapsed() / u32::try_from(CHANGES).expect("small")
 }
 
 fn tenant(number: usize) -> impl Iterator<Item = Resource> {
@@ -69,17 +73,20 @@ fn tenant(number: usize) -> impl Iterator<Item = Resource> {
     [tenant].into_iter().chain(types).map(|resource| Resource { resource: Some(resource) })
 }
 
-fn subscription(number: usize, tenants: usize, revision: i64) -> Resource {
+fn resource(subscription: Subscription) -> Resource {
+    Resource { resource: Some(resource::Resource::Subscription(subscription)) }
+}
+
+fn subscription(number: usize, tenants: usize, revision: i64) -> Subscription {
     let name = format!("tenants/t{}/subscriptions/s{number}", number % tenants);
     let sealed = Sealed { key_id: "0011223344556677".into(), r#box: vec![7; 60].into() };
     let secret = Secret { name: format!("{name}/secrets/k{number}"), key: Some(sealed), ..Secret::default() };
-    let subscription = Subscription {
+    Subscription {
         name,
         url: format!("https://hooks.example.com/{revision:054}"),
         event_types: ["invoice.paid", "invoice.overdue"].map(str::to_owned).to_vec(),
         secrets: vec![secret],
         revision,
         ..Subscription::default()
-    };
-    Resource { resource: Some(resource::Resource::Subscription(subscription)) }
+    }
 }
