@@ -18,7 +18,7 @@ use aws_lc_rs::digest;
 use hookwire_log::Offset;
 use serde::{Deserialize, Serialize};
 
-use crate::stage::InvalidSetting;
+use crate::stage::{InvalidSetting, ms};
 
 mod owner;
 mod segment;
@@ -65,7 +65,7 @@ impl Settings {
     }
 
     fn window_ms(&self) -> i64 {
-        i64::try_from(self.window.as_millis()).unwrap_or(i64::MAX)
+        ms(self.window)
     }
 }
 

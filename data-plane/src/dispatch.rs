@@ -223,8 +223,13 @@ impl Worker {
                 return None;
             }
         };
-        if self.is_repeat(&record, &message) {
-            self.finisher.finish(record.offset);
+        let is_repeat = self.ids.is_repeat(&record, &message);
+        self.tell_ids();
+        if is_repeat {
+            // What was published first is dispatched or will be. This leaves no trace in the index, where the first has its place.
+            let (tenant, id, offset) = (&message.tenant, &message.message_id, record.offset);
+            tracing::debug!(tenant, message = id, offset, "a message that was published before is dropped");
+            self.finisher.finish(offset);
             return None;
         }
         match self.dispatch.config.current() {
@@ -236,20 +241,13 @@ impl Worker {
         }
     }
 
-    /// Whether a message is one that was published before: it is finished, since what was published first is dispatched or will be,
-    /// and leaves no trace in the index, where the first has its place.
-    fn is_repeat(&mut self, record: &Record, message: &MessageRecord) -> bool {
-        let is_repeat = self.ids.is_repeat(record, message);
+    /// Writes down what ids there are, if there is enough of it.
+    fn tell_ids(&mut self) {
         if let Some(Telling { next, record }) = self.ids.segment() {
             // Once: what could not be written down is in the next segment.
             let append = self.dispatch.log.append(record);
             self.steps.push(Box::pin(async move { Step::Told(next, append.await) }));
         }
-        if is_repeat {
-            let (tenant, id, offset) = (&message.tenant, &message.message_id, record.offset);
-            tracing::debug!(tenant, message = id, offset, "a message that was published before is dropped");
-        }
-        is_repeat
     }
 
     /// Matches a message and gives it its turns.

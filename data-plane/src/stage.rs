@@ -22,8 +22,12 @@ pub(crate) async fn configured(config: &Config, shutdown: &CancellationToken) ->
 
 /// Milliseconds since 1970.
 pub(crate) fn to_ms(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    ms(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Whole milliseconds, to be added to such a time.
+pub(crate) fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A time from milliseconds since 1970; what was before that counts as 1970.

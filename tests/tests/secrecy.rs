@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use hookwire_log::Topic;
 use hookwire_proto::v1::api_key::Role;
 use hookwire_proto::v1::attempt_service_client::AttemptServiceClient;
 use hookwire_proto::v1::audit_service_client::AuditServiceClient;
@@ -335,17 +334,7 @@ async fn stopped(cluster: &mut Cluster, kept: &mut Vec<Kept>) -> Result<()> {
         }
     }
     let log = cluster.open_log().await?;
-    let tiers = (0..log.layout().retry_tiers.len()).map(|tier| Topic::Retries(u8::try_from(tier).expect("few")));
-    let topics = [
-        Topic::Messages,
-        Topic::Deliveries,
-        Topic::Held,
-        Topic::DeadLetters,
-        Topic::Attempts,
-        Topic::Ids,
-        Topic::Quarantine,
-    ];
-    for topic in topics.into_iter().chain(tiers) {
+    for topic in log.layout().topics() {
         let mut bytes = Vec::new();
         for partition in 0..log.layout().partitions(topic) {
             let bounds = log.bounds(topic, partition).await?;

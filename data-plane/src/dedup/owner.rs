@@ -26,11 +26,10 @@ const LARGEST_SEGMENT: usize = 20_000;
 /// Records of `messages` that are read before an owner begins, at most, and their bytes.
 const READ_RECORDS: i64 = 8 * SEGMENT_RECORDS as i64;
 const READ_BYTES: usize = 4 * SEGMENT_BYTES;
-/// Records that are read at a time, backwards.
+/// The stretch that is looked at together, backwards.
 const PIECE: i64 = 256;
-/// The same of `ids`: each some 20 KB.
-const SEGMENTS: usize = 100;
-const SEGMENTS_BYTES: usize = 4 * 1024 * 1024;
+/// Records that are read at a time.
+const READ_AT_A_TIME: usize = 256;
 /// By how much the clocks of two brokers may differ.
 const BROKERS_DIFFER_MS: i64 = 60_000;
 /// By how much our clock may be wrong, where it is asked at all.
@@ -206,21 +205,17 @@ impl Ids {
     async fn segments(&self, since_ms: i64) -> Result<Vec<Segment>, Error> {
         // They were appended after what they tell of.
         let since_ms = since_ms.saturating_sub(BROKERS_DIFFER_MS);
-        let mut from = self.log.offset_at(Topic::Ids, self.partition, since_ms).await?;
+        let from = self.log.offset_at(Topic::Ids, self.partition, since_ms).await?;
         let next = self.log.bounds(Topic::Ids, self.partition).await?.next;
         let mut segments = Vec::new();
-        while from < next {
-            let records = self.log.read(Topic::Ids, self.partition, from, SEGMENTS, SEGMENTS_BYTES).await?;
-            let Some(last) = records.last() else { break };
-            from = last.offset + 1;
-            for record in &records {
-                let segment = codec::decode_ids(record).map_err(|error| error.to_string());
-                match segment.and_then(|written| Segment::try_from(written).map_err(|error| error.to_string())) {
-                    Ok(segment) => segments.push(segment),
-                    Err(error) => tracing::error!(offset = record.offset, error, "a record of ids is passed over"),
-                }
+        self.for_each(Topic::Ids, from..next, |record| {
+            let segment = codec::decode_ids(record).map_err(|error| error.to_string());
+            match segment.and_then(|written| Segment::try_from(written).map_err(|error| error.to_string())) {
+                Ok(segment) => segments.push(segment),
+                Err(error) => tracing::error!(offset = record.offset, error, "a record of ids is passed over"),
             }
-        }
+        })
+        .await?;
         Ok(segments)
     }
 
@@ -228,7 +223,7 @@ impl Ids {
     async fn read_gaps(&self, gaps: Vec<Range<Offset>>) -> Result<(Vec<Entry>, Offset), Error> {
         let (mut entries, mut records, mut bytes) = (Vec::new(), READ_RECORDS, READ_BYTES);
         let mut last_from = None;
-        for gap in gaps.into_iter().rev() {
+        'gaps: for gap in gaps.into_iter().rev() {
             let mut end = gap.end;
             while end > gap.start {
                 if records <= 0 || bytes == 0 {
@@ -236,29 +231,36 @@ impl Ids {
                         below = end,
                         "the ids of earlier messages are written down nowhere: some repeats will not be noticed"
                     );
-                    entries.sort_unstable_by_key(|entry: &Entry| entry.offset);
-                    return Ok((entries, last_from.unwrap_or(end)));
+                    last_from.get_or_insert(end);
+                    break 'gaps;
                 }
                 let piece = end.saturating_sub(PIECE).max(gap.start)..end;
                 end = piece.start;
-                let mut at = piece.start;
-                while at < piece.end {
-                    let most = usize::try_from(piece.end - at).unwrap_or(usize::MAX);
-                    let read = self.log.read(Topic::Messages, self.partition, at, most, SEGMENT_BYTES).await?;
-                    let Some(last) = read.last() else { break };
-                    at = last.offset + 1;
-                    for record in read.iter().filter(|record| record.offset < piece.end) {
-                        records -= 1;
-                        bytes = bytes.saturating_sub(record.value.len());
-                        // What can't be decoded has gone to quarantine.
-                        entries.extend(codec::decode_message(record).ok().map(|message| entry(record, &message)));
-                    }
-                }
+                self.for_each(Topic::Messages, piece, |record| {
+                    records -= 1;
+                    bytes = bytes.saturating_sub(record.value.len());
+                    // What can't be decoded has gone to quarantine.
+                    entries.extend(codec::decode_message(record).ok().map(|message| entry(record, &message)));
+                })
+                .await?;
             }
             last_from.get_or_insert(end);
         }
-        entries.sort_unstable_by_key(|entry| entry.offset);
+        entries.sort_unstable_by_key(|entry: &Entry| entry.offset);
         Ok((entries, last_from.unwrap_or_default()))
+    }
+
+    /// Reads what is there of a range of this partition of a topic, in the order of offsets.
+    async fn for_each(&self, topic: Topic, range: Range<Offset>, mut each: impl FnMut(&Record)) -> Result<(), Error> {
+        let mut from = range.start;
+        while from < range.end {
+            let most = usize::try_from(range.end - from).unwrap_or(usize::MAX).min(READ_AT_A_TIME);
+            let read = self.log.read(topic, self.partition, from, most, SEGMENT_BYTES).await?;
+            let Some(last) = read.last() else { break };
+            from = last.offset + 1;
+            read.iter().filter(|record| record.offset < range.end).for_each(&mut each);
+        }
+        Ok(())
     }
 }
 

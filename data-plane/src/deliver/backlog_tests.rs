@@ -102,7 +102,7 @@ impl World {
     }
 
     fn defer(&mut self, n: usize, now: i64) {
-        let slot = self.settings.slot_ms(&mut self.lane, &self.layout, now);
+        let slot = self.lane.slot_ms(&self.layout, self.settings.max_deferral, now);
         let record = &mut self.deliveries[n].record;
         record.deferrals += 1;
         record.due_time_ms = slot.max(now + 5_000);

@@ -16,6 +16,8 @@
 
 use std::time::Duration;
 
+use crate::stage::ms;
+
 /// How much the newest attempt counts in the smoothed duration.
 const NEWEST: f64 = 0.2;
 /// How much the newest success counts in what is usual, when it took longer than that; as above when it took less.
@@ -42,9 +44,9 @@ pub enum Signal {
     SlowDown,
 }
 
-/// An attempt that has ended.
+/// What an attempt that has ended says.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended {
+pub struct Feedback {
     /// When it began.
     pub began_ms: i64,
     /// When it ended.
@@ -151,7 +153,7 @@ impl BackOff {
     }
 
     /// Takes over what an attempt says. Whether the recipient has recovered with it: takes something after a pause, or may have all again.
-    pub fn ended(&mut self, ended: Ended) -> bool {
+    pub fn ended(&mut self, ended: Feedback) -> bool {
         self.last = Some(ended.signal);
         let newest = (ended.duration.as_secs_f64() * 1e6).max(1.0);
         let duration = smoothed(self.duration_us, newest, NEWEST);
@@ -181,8 +183,7 @@ impl BackOff {
                 self.troubled_since_ms.get_or_insert(ended.began_ms);
                 if self.allowed() == 1 {
                     self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-                    let pause_ms = i64::try_from(self.pause.as_millis()).unwrap_or(i64::MAX);
-                    self.not_before_ms = self.not_before_ms.max(ended.now_ms.saturating_add(pause_ms));
+                    self.not_before_ms = self.not_before_ms.max(ended.now_ms.saturating_add(ms(self.pause)));
                 }
                 self.allowed = (self.allowed / 2.0).max(1.0);
                 self.slowed_at_ms = ended.now_ms;
@@ -217,8 +218,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn ended(now_ms: i64, duration: Duration, signal: Signal) -> Ended {
-        Ended { began_ms: now_ms, now_ms, duration, signal, not_before_ms: None, was_full: true }
+    fn ended(now_ms: i64, duration: Duration, signal: Signal) -> Feedback {
+        Feedback { began_ms: now_ms, now_ms, duration, signal, not_before_ms: None, was_full: true }
     }
 
     /// An attempt in each millisecond, which says the same.
@@ -241,7 +242,7 @@ mod tests {
     fn too_much_halves_once_for_those_that_were_under_way_together() {
         let mut back_off = BackOff::new(8);
         for _ in 0..8 {
-            back_off.ended(Ended { began_ms: 0, ..ended(10, MS, Signal::SlowDown) });
+            back_off.ended(Feedback { began_ms: 0, ..ended(10, MS, Signal::SlowDown) });
         }
         assert_eq!(back_off.allowed(), 4);
         back_off.ended(ended(20, MS, Signal::SlowDown));
@@ -295,7 +296,7 @@ mod tests {
         all(&mut back_off, 0..50, MS * 100, Signal::Success);
         assert!(back_off.is_at_cap());
         for now in (1_000..10_000).step_by(1_000) {
-            back_off.ended(Ended { was_full: false, ..ended(now, MS * 2_000, Signal::Success) });
+            back_off.ended(Feedback { was_full: false, ..ended(now, MS * 2_000, Signal::Success) });
         }
         assert!(back_off.is_at_cap(), "it is not what we send at a time");
         let mut least = 16;
@@ -329,7 +330,7 @@ mod tests {
             let (mut cap, mut now) = (cap.max(1), 1_700_000_000_000i64);
             for (signal, millis, was_full, wait, next_cap) in steps {
                 let signal = [Signal::Success, Signal::Failure, Signal::SlowDown][usize::from(signal)];
-                back_off.ended(Ended { was_full, ..ended(now, MS * u32::try_from(millis).unwrap(), signal) });
+                back_off.ended(Feedback { was_full, ..ended(now, MS * u32::try_from(millis).unwrap(), signal) });
                 prop_assert!((1..=cap).contains(&back_off.allowed()));
                 prop_assert!(back_off.not_before_ms() <= now + 30_000);
                 prop_assert!(back_off.trouble(now).is_none() || signal != Signal::Success);

@@ -12,7 +12,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::backoff::{BackOff, Ended, Signal};
+use hookwire_log::Layout;
+
+use super::backoff::{BackOff, Feedback, Signal};
+use crate::retry;
+use crate::stage::ms;
 
 /// How many attempts are begun in a time: as a bucket of tokens that fills at an even pace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,11 +140,6 @@ impl<T> Lane<T> {
         self.back_off.is_healthy(now_ms)
     }
 
-    /// For how long the recipient has had too much to do; zero while nothing is known of it, and `None` as soon as it takes something.
-    pub fn trouble(&self, now_ms: i64) -> Option<Duration> {
-        self.back_off.trouble(now_ms)
-    }
-
     /// How long after each other its attempts end, on the average, when it has enough to do; the rate counts.
     pub fn interval(&self) -> Duration {
         Duration::from_micros(self.interval_us().unsigned_abs())
@@ -186,7 +185,7 @@ impl<T> Lane<T> {
     ) {
         let was_full = self.under_way >= self.back_off.allowed();
         self.under_way -= 1;
-        if self.back_off.ended(Ended { began_ms, now_ms, duration, signal, not_before_ms, was_full }) {
+        if self.back_off.ended(Feedback { began_ms, now_ms, duration, signal, not_before_ms, was_full }) {
             // Recovered: slots that were booked far ahead while it was slow are no measure for what comes now.
             self.clock_us = self.clock_us.min(us(now_ms));
         }
@@ -199,10 +198,20 @@ impl<T> Lane<T> {
 
     /// Books the next free slot: later than every slot before it, not before the recipient wants to be asked again, not
     /// before the rate allows it behind those that wait, and not before `earliest_ms`. In microseconds since 1970, since many fit into a millisecond.
-    pub fn book_us(&mut self, earliest_ms: i64) -> i64 {
+    fn book_us(&mut self, earliest_ms: i64) -> i64 {
         let next = self.clock_us.saturating_add(self.interval_us());
         self.clock_us = next.max(us(earliest_ms)).max(us(self.back_off.not_before_ms())).max(self.rate_slot_us());
         self.clock_us
+    }
+
+    /// When one is looked at again that is due and for which there is no room: at the next slot, or before that when the slot is farther ahead
+    /// than `max_deferral` or than the recipient's trouble makes sense. In milliseconds since 1970, always after `now_ms`.
+    pub fn slot_ms(&mut self, layout: &Layout, max_deferral: Duration, now_ms: i64) -> i64 {
+        let trouble = self.back_off.trouble(now_ms);
+        let ahead = trouble.map_or(max_deferral, |trouble| max_deferral.min(retry::patience(layout, trouble)));
+        let farthest = now_ms.saturating_add(ms(ahead)).max(self.back_off.not_before_ms());
+        // After now, or it would be looked at again at once.
+        (self.book_us(now_ms.saturating_add(1)) / 1_000).min(farthest)
     }
 
     /// One was deferred.
@@ -224,11 +233,6 @@ impl<T> Lane<T> {
     pub fn forget_back_off(&mut self, now_ms: i64) {
         self.back_off.forget_pause();
         self.clock_us = self.clock_us.min(us(now_ms));
-    }
-
-    /// When the recipient wants to be asked again, if that was ever said.
-    pub fn not_before_ms(&self) -> i64 {
-        self.back_off.not_before_ms()
     }
 
     fn interval_us(&self) -> i64 {
@@ -287,7 +291,7 @@ mod tests {
             lane.ended(now, now, MS, Signal::SlowDown, None);
         }
         lane.book_us(60_000);
-        let mut now = lane.not_before_ms();
+        let mut now = lane.back_off.not_before_ms();
         assert_eq!(lane.paced_until_ms(4), Some(now), "the probe was too much, too");
         while !lane.is_healthy(now) {
             assert!(lane.begin(now).is_some());
@@ -464,7 +468,7 @@ mod tests {
                             prop_assert!(under_way.len() <= cap, "over the cap");
                             prop_assert!(now >= not_before, "asked too early");
                         } else if lane.queued() > 0 && under_way.is_empty() {
-                            prop_assert!(now < lane.not_before_ms(), "a lane with nothing under way begins a probe, or pauses");
+                            prop_assert!(now < lane.back_off.not_before_ms(), "a lane with nothing under way begins a probe, or pauses");
                         }
                     }
                     Step::End(signal, ms, after) => if let Some((item, began)) = under_way.pop() {

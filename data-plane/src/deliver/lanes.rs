@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use hookwire_log::Layout;
 use hookwire_log::offsets::MAX_UNFINISHED;
 use serde::{Deserialize, Serialize};
 
-use super::lane::Lane;
-use crate::retry;
 use crate::stage::InvalidSetting;
 
 /// How much a node holds of what it delivers. How many requests to a subscription are under way at a time is said where
@@ -66,16 +63,6 @@ impl Settings {
             return wrong("lanes.max_backlog", "must be at least 1, such as 10000000");
         }
         Ok(())
-    }
-
-    /// When a delivery is looked at again that is due and for which its lane has no room: at the lane's next slot, or before that when the
-    /// slot is too far ahead. In milliseconds since 1970, always after `now_ms`.
-    pub(super) fn slot_ms<T>(&self, lane: &mut Lane<T>, layout: &Layout, now_ms: i64) -> i64 {
-        let ahead = |duration: Duration| now_ms.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
-        let patience = lane.trouble(now_ms).map_or(Duration::MAX, |trouble| retry::patience(layout, trouble));
-        let farthest = ahead(self.max_deferral.min(patience)).max(lane.not_before_ms());
-        // After now, or it would be looked at again at once.
-        (lane.book_us(now_ms.saturating_add(1)) / 1_000).min(farthest)
     }
 
     /// Deliveries of a partition that are held: the rest of `max_unfinished` is for those whose successors are being

@@ -12,7 +12,7 @@ use super::attempt::{Attempt, Finished, RetryAfter};
 use super::backoff::Signal;
 use crate::cache::snapshot::Subscription;
 use crate::outcome;
-use crate::stage::to_ms;
+use crate::stage::{ms, to_ms};
 
 /// A recipient who is gone is not asked again for so long, unless the subscription is changed before; long before that the control
 /// plane disables it.
@@ -85,8 +85,4 @@ pub(super) fn not_before_ms(finished: &Finished, now: SystemTime) -> Option<i64>
 /// Whether the recipient says that there is none any more.
 pub(super) fn is_gone(finished: &Finished) -> bool {
     finished.result.as_ref().is_ok_and(|answer| answer.status == 410)
-}
-
-fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -33,7 +33,7 @@ use super::make::{Ended, is_gone, make, not_before_ms, signal};
 use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
-use crate::stage::{next, quarantine_reason, to_ms, until};
+use crate::stage::{ms, next, quarantine_reason, to_ms, until};
 use crate::{dead_letter, retry};
 
 mod ping;
@@ -215,11 +215,11 @@ impl Owner {
         if due <= now && !std::mem::replace(&mut item.has_come, true) {
             if item.delivery.deferrals > 0 {
                 self.lane(&subscription.name).came_back();
-            } else if let Some(at) = retry::jittered(self.node.log.layout(), &item.delivery, rand::random())
-                && at > now
-                && self.soon_has_room(&item)
-            {
-                return self.wait_soon(item, at);
+            } else if let Some(last) = &item.delivery.last_attempt {
+                let at = retry::jittered(self.node.log.layout(), due, last, rand::random());
+                if at > now && self.soon_has_room(&item) {
+                    return self.wait_soon(item, at);
+                }
             }
         }
         let lane = &self.lanes[&subscription.name].lane;
@@ -328,8 +328,7 @@ impl Owner {
         }
         let (now, smallest) = (now_ms(), self.smallest_tier_ms());
         let node = self.node.clone();
-        let lane = self.lane(&item.delivery.subscription);
-        let slot = node.settings.slot_ms(lane, node.log.layout(), now);
+        let slot = self.lane(&item.delivery.subscription).slot_ms(node.log.layout(), node.settings.max_deferral, now);
         if slot < now + smallest && self.soon_has_room(&item) {
             return self.wait_soon(item, slot);
         }
@@ -537,8 +536,4 @@ impl Owner {
             queued.iter().for_each(|name| self.begin(name));
         }
     }
-}
-
-fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use hookwire_log::{Layout, Topic};
-use hookwire_proto::log::DeliveryRecord;
+use hookwire_proto::log::{DeliveryRecord, LastAttempt};
 
-use crate::stage::until;
+use crate::stage::{ms, until};
 
 pub mod schedule;
 pub mod scheduler;
@@ -30,13 +30,10 @@ pub(crate) fn tier(layout: &Layout, delivery: &DeliveryRecord, at_ms: i64, now_m
     layout.tier(until(at_ms, now_ms), slack)
 }
 
-/// When a further attempt is made, a little after it is due, in milliseconds since 1970; `None` for a first one. `chance` from 0 to 1.
-pub(crate) fn jittered(layout: &Layout, delivery: &DeliveryRecord, chance: f64) -> Option<i64> {
-    let last = delivery.last_attempt.as_ref()?;
+/// When the attempt after `last` is made, a little after it is due, in milliseconds since 1970. `chance` from 0 to 1.
+pub(crate) fn jittered(layout: &Layout, due_ms: i64, last: &LastAttempt, chance: f64) -> i64 {
     let ended_ms = last.time_ms + last.result.as_ref().map_or(0, |result| result.duration_us / 1_000);
-    let delay = until(delivery.due_time_ms, ended_ms);
-    let jitter = schedule::jitter(delay, layout.delay(SMALLEST), chance).as_millis();
-    Some(delivery.due_time_ms.saturating_add(i64::try_from(jitter).unwrap_or(i64::MAX)))
+    due_ms.saturating_add(ms(schedule::jitter(until(due_ms, ended_ms), layout.delay(SMALLEST), chance)))
 }
 
 /// How far ahead a delivery is deferred at most, if its recipient has been in trouble for so long: the smallest tier that is longer, so that

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::topic;
 use crate::dead_letter;
 use crate::owned::Owned;
-use crate::stage::{self, next, quarantine_reason, until};
+use crate::stage::{self, ms, next, quarantine_reason, until};
 
 /// Appends under way for a partition, at most.
 const MAX_APPENDS: usize = 256;
@@ -42,7 +42,7 @@ pub async fn run(log: Arc<dyn Log>, owned: Owned, shutdown: CancellationToken) -
 }
 
 async fn schedule(log: Arc<dyn Log>, mut partition: Partition) {
-    let delay_ms = i64::try_from(log.layout().delay(partition.topic()).as_millis()).unwrap_or(i64::MAX);
+    let delay_ms = ms(log.layout().delay(partition.topic()));
     let mut head: Option<Record> = None;
     let mut appends: FuturesUnordered<BoxFuture<'static, Offset>> = FuturesUnordered::new();
     loop {

@@ -112,12 +112,10 @@ impl Readers {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let reader = usize::try_from(hasher.finish() % READERS).expect("a few readers");
-        if let Some(thread) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).get(reader) {
-            // A reader that is gone answers by dropping the sender.
-            let _ = thread.jobs.send(Job { key, question: question(sender) });
-        } else {
-            drop(question(sender));
-        }
+        let job = Job { key, question: question(sender) };
+        // A reader that is gone, or closed, answers by dropping the sender.
+        let _ =
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).get(reader).map(|thread| thread.jobs.send(job));
         answer.await.unwrap_or_else(|_| Err(Error::Unavailable { detail: "its reader has ended".into() }))
     }
 }
