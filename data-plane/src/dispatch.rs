@@ -2,7 +2,8 @@
 //!
 //! Many messages are under way at a time, and a large fan-out takes its turn in chunks, so that it lets the others
 //! through. Messages of one ordering key take turns as wholes: for each subscription, their deliveries are appended in the
-//! order of the messages. A message that was published before is dropped here, and only here ([`dedup`]).
+//! order of the messages, and where one of them asks for that order, the next has its turn only when they are durable: what is
+//! appended again could be behind it. A message that was published before is dropped here, and only here ([`dedup`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -132,6 +133,8 @@ struct Open {
     chunks: usize,
     /// Whether all chunks are appended.
     complete: bool,
+    /// The ordering key whose next message waits until all of them are acknowledged.
+    key: Option<String>,
     /// What the log said when it refused a delivery.
     refused: Option<String>,
 }
@@ -267,7 +270,7 @@ impl Worker {
             matched: i32::try_from(subscriptions.len()).unwrap_or(i32::MAX),
         };
         let offset = record.offset;
-        self.open.insert(offset, Open { record, index, chunks: 0, complete: false, refused: None });
+        self.open.insert(offset, Open { record, index, chunks: 0, complete: false, key: None, refused: None });
         let key = (!message.ordering_key.is_empty()).then(|| format!("{}\n{}", message.tenant, message.ordering_key));
         let name = format!("{}/messages/{}", message.tenant, message.message_id);
         let expire_time_ms = message.expire_time_ms;
@@ -326,12 +329,22 @@ impl Worker {
                 continue;
             }
             open.complete = true;
-            if let Some(key) = fan_out.key {
-                match self.behind.get_mut(&key).and_then(VecDeque::pop_front) {
-                    Some(next) => self.turns.push_back(next),
-                    None => drop(self.behind.remove(&key)),
-                }
+            let is_ordered = |subscription: &Arc<Subscription>| {
+                subscription.settings.as_deref().is_some_and(|settings| settings.ordered)
+            };
+            match fan_out.key {
+                Some(key) if fan_out.subscriptions.iter().any(is_ordered) => open.key = Some(key),
+                Some(key) => self.next_of(&key),
+                None => {}
             }
+        }
+    }
+
+    /// The next message of an ordering key takes turns.
+    fn next_of(&mut self, key: &str) {
+        match self.behind.get_mut(key).and_then(VecDeque::pop_front) {
+            Some(next) => self.turns.push_back(next),
+            None => drop(self.behind.remove(key)),
         }
     }
 
@@ -343,6 +356,9 @@ impl Worker {
                 open.chunks -= 1;
                 open.refused = open.refused.take().or(refused);
                 if open.complete && open.chunks == 0 {
+                    if let Some(key) = open.key.take() {
+                        self.next_of(&key);
+                    }
                     self.index(offset);
                 }
             }

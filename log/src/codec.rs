@@ -40,6 +40,11 @@ pub fn delivery(layout: &Layout, topic: Topic, record: &DeliveryRecord) -> NewRe
     new
 }
 
+/// What says in `held` that a delivery is over: the record is replaced by none.
+pub fn released(record: &Record) -> NewRecord {
+    NewRecord { topic: Topic::Held, partition: record.partition, key: record.key.clone(), value: Bytes::new() }
+}
+
 /// A batch for `attempts`, of one tenant.
 pub fn attempts(layout: &Layout, tenant: &str, batch: &AttemptBatch) -> NewRecord {
     place(layout, Topic::Attempts, tenant.to_owned(), batch)

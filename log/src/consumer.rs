@@ -155,6 +155,11 @@ impl Finisher {
     pub fn may_begin(&self) -> bool {
         self.0.may_begin()
     }
+
+    /// Whether every record below this offset has been taken from the [`Partition`], if it was not finished before.
+    pub fn has_read_to(&self, offset: Offset) -> bool {
+        self.0.offsets().has_read_to(offset)
+    }
 }
 
 /// The log's end of a [`Partition`].

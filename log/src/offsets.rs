@@ -135,6 +135,11 @@ impl Offsets {
         self.open.remove(&offset);
     }
 
+    /// Whether this owner has read everything below this offset.
+    pub fn has_read_to(&self, offset: Offset) -> bool {
+        self.read_to >= offset
+    }
+
     /// How many records are begun, or to be begun again, and not finished.
     pub fn unfinished(&self) -> usize {
         self.open.len()

@@ -163,11 +163,15 @@ impl Api {
     /// # Errors
     /// What the server answers.
     pub async fn subscribe(&self, tenant: &str, url: &str, event_types: &[&str]) -> Result<Subscription> {
-        let subscription = Subscription {
-            url: url.to_owned(),
-            event_types: event_types.iter().map(|&event_type| event_type.to_owned()).collect(),
-            ..Subscription::default()
-        };
+        let event_types = event_types.iter().map(|&event_type| event_type.to_owned()).collect();
+        self.subscribe_as(tenant, Subscription { url: url.to_owned(), event_types, ..Subscription::default() }).await
+    }
+
+    /// Creates a subscription as it is given.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn subscribe_as(&self, tenant: &str, subscription: Subscription) -> Result<Subscription> {
         let request = CreateSubscriptionRequest {
             parent: tenant.to_owned(),
             subscription_id: String::new(),

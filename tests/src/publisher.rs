@@ -32,6 +32,8 @@ pub struct Load {
     pub per_second: usize,
     /// Length of each payload in bytes, about.
     pub bytes: usize,
+    /// Ordering keys, in turn; none if 0. Those of a batch are in no order among themselves, so at least as many as there are in a batch.
+    pub keys: usize,
 }
 
 /// A publisher that runs until all of its load is acknowledged.
@@ -103,8 +105,9 @@ async fn publish(nodes: Vec<Api>, load: Load, mut file: File, acknowledged: Arc<
 fn numbered(run: &str, number: usize, load: &Load) -> (String, NewMessage) {
     let id = format!("{run}-{number}");
     let data = format!(r#"{{"number":{number},"padding":"{}"}}"#, "x".repeat(load.bytes.saturating_sub(32)));
-    let message =
-        NewMessage { message_id: id.clone(), ..message(&load.event_types[number % load.event_types.len()], data) };
+    let ordering_key = number.checked_rem(load.keys).map(|key| format!("key-{key}")).unwrap_or_default();
+    let event_type = &load.event_types[number % load.event_types.len()];
+    let message = NewMessage { message_id: id.clone(), ordering_key, ..message(event_type, data) };
     (id, message)
 }
 

@@ -65,6 +65,15 @@ impl Behaviour {
         Self::Answer { status, headers: Vec::new(), delay: Duration::ZERO }
     }
 
+    /// The status that it answers, 0 for none.
+    fn answers(&self) -> u16 {
+        match self {
+            Self::Answer { status, .. } | Self::Echo { status, .. } => *status,
+            Self::Json(_) => 200,
+            Self::Hang | Self::Close => 0,
+        }
+    }
+
     /// Answers 200 after a while.
     pub fn slow(delay: Duration) -> Self {
         Self::Answer { status: 200, headers: Vec::new(), delay }
@@ -106,6 +115,8 @@ pub struct Arrival {
     pub body: Bytes,
     /// The address that it came from.
     pub source: IpAddr,
+    /// The status of the answer, 0 for none.
+    pub status: u16,
 }
 
 impl Arrival {
@@ -129,7 +140,7 @@ impl Arrival {
             self.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
         let body = BASE64_STANDARD.encode(&self.body);
         let line = serde_json::json!({
-            "time_ms": self.time_ms, "path": self.path, "id": self.id(), "headers": headers, "body": body,
+            "time_ms": self.time_ms, "path": self.path, "id": self.id(), "headers": headers, "body": body, "status": self.status,
         });
         format!("{line}\n")
     }
@@ -307,15 +318,16 @@ async fn arrive(
     let Ok(body) = to_bytes(body, 4 << 20).await else {
         return answer(StatusCode::BAD_REQUEST, &[]);
     };
-    let arrival = Arrival {
+    let mut arrival = Arrival {
         time_ms: now_ms(),
         path: parts.uri.path().to_owned(),
         method: parts.method.to_string(),
         headers: parts.headers,
         body,
         source: from.ip(),
+        status: 0,
     };
-    match shared.record(&arrival) {
+    match shared.record(&mut arrival) {
         Behaviour::Echo { status, form } => echo(&arrival, status, form, shared.count(&arrival.path)),
         Behaviour::Json(body) => {
             let json = [("content-type", "application/json")];
@@ -341,14 +353,14 @@ impl Shared {
         self.lock().arrivals.iter().filter(|arrival| arrival.path == path).count()
     }
 
-    fn record(&self, arrival: &Arrival) -> Behaviour {
-        let line = arrival.line();
+    fn record(&self, arrival: &mut Arrival) -> Behaviour {
         let mut state = self.lock();
-        state.file.write_all(line.as_bytes()).expect("the file of arrivals can be written");
         let behaviour = match state.scripts.get_mut(&arrival.path) {
             Some((first, then)) => first.pop_front().unwrap_or_else(|| then.clone()),
             None => Behaviour::status(200),
         };
+        arrival.status = behaviour.answers();
+        state.file.write_all(arrival.line().as_bytes()).expect("the file of arrivals can be written");
         state.arrivals.push(arrival.clone());
         behaviour
     }

@@ -80,7 +80,7 @@ async fn crash(cluster: &mut Cluster, kafka: Option<&Kafka>, victims: Vec<Victim
     for event_type in &event_types {
         min_revision = control.subscribe(&tenant, &cluster.receiver.url("/crash"), &[event_type]).await?.revision;
     }
-    let load = Load { tenant, event_types, min_revision, messages, batch: 10, per_second, bytes: 1000 };
+    let load = Load { tenant, event_types, min_revision, messages, batch: 10, per_second, bytes: 1000, keys: 0 };
     let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
 
     // At random moments, all of them under load: when so many are acknowledged, and a little later.

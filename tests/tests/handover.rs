@@ -30,8 +30,16 @@ async fn leave(cluster: &mut Cluster) -> Result<()> {
     let control = cluster.control(0)?;
     let (tenant, event_types, min_revision) = one_subscription_for_each_partition(cluster, &control).await?;
     let messages = if is_full() { 12_000 } else { 3_000 };
-    let load =
-        Load { tenant: tenant.clone(), event_types, min_revision, messages, batch: 10, per_second: 150, bytes: 500 };
+    let load = Load {
+        tenant: tenant.clone(),
+        event_types,
+        min_revision,
+        messages,
+        batch: 10,
+        per_second: 150,
+        bytes: 500,
+        keys: 0,
+    };
     let event_types = load.event_types.clone();
     let publisher = Publisher::start(publishers, load, cluster.directory.path())?;
     let reached = async |part: usize| {

@@ -50,6 +50,7 @@ async fn outage(cluster: &mut Cluster, postgres: &Postgres) -> Result<()> {
         batch: 10,
         per_second: PER_SECOND,
         bytes: 500,
+        keys: 0,
     };
     let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
     let arrived = || cluster.receiver.arrivals("/outage").len();

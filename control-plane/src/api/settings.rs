@@ -101,6 +101,7 @@ pub(super) fn read(
     if let Some(limit) = new.rate_limit {
         reader.rate_limit(limit);
     }
+    reader.read.settings.ordered = new.ordered;
     if let Some(timeout) = &new.attempt_timeout {
         let (min, max) = (Duration::from_secs(1), Duration::from_secs(60));
         let timeout = reader.violations.duration("subscription.attempt_timeout", timeout, min, max);

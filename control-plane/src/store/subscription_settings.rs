@@ -116,6 +116,7 @@ pub(super) fn show(settings: SubscriptionSettings, shown: &mut v1::Subscription)
             auth_style: if client.in_form { AuthStyle::Form } else { AuthStyle::Basic }.into(),
         }),
     });
+    shown.ordered = settings.ordered;
     shown.client_certificate = settings
         .client_certificate
         .map(|certificate| v1::ClientCertificate { certificate: certificate.certificate, private_key: String::new() });

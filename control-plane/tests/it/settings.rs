@@ -58,6 +58,7 @@ pub fn everything() -> (Subscription, String) {
             certificate: certificate.pem(),
             private_key: key.serialize_pem(),
         }),
+        ordered: true,
         ..Default::default()
     };
     (subscription, key.serialize_pem())
@@ -110,6 +111,7 @@ async fn settings_are_shown_as_they_were_set_but_for_secrets(database: Database)
     });
     let expected = [("/headers/x-secret", SECRETS[1]), (seal::OAUTH, SECRETS[2]), (seal::CLIENT_KEY, &key)];
     assert_eq!(opened, expected.map(|(part, secret)| (part.to_owned(), secret.to_owned())));
+    assert!(settings.ordered);
     assert_eq!(
         (settings.attempt_timeout_ms, settings.retry_schedule.unwrap().delays_ms),
         (4_500, vec![0, 10_000, 60_000])

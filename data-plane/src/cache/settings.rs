@@ -26,6 +26,8 @@ pub struct Settings {
     pub signing: config::Signing,
     /// What `authorization` says, secrets sealed.
     pub authentication: Option<Authentication>,
+    /// Whether deliveries of an ordering key are made one after another.
+    pub ordered: bool,
     /// The certificate that requests show, its key sealed.
     pub client_certificate: Option<config::ClientCertificate>,
 }
@@ -43,6 +45,7 @@ impl From<config::SubscriptionSettings> for Settings {
             }),
             signing: settings.signing.unwrap_or_default(),
             authentication: settings.authentication,
+            ordered: settings.ordered,
             client_certificate: settings.client_certificate,
         }
     }

@@ -26,6 +26,9 @@ pub struct Settings {
     pub max_deferral: Duration,
     /// Deliveries of a subscription that are deferred at a time; those beyond are dead letters (`BACKLOG`), to be had again by replay.
     pub max_backlog: u64,
+    /// Ordered deliveries of a subscription that wait in `held` for those before them, at most: their places are kept in memory (about 150
+    /// bytes each). Those beyond are dead letters (`BACKLOG`), and so are out of order when they are had again.
+    pub max_ordered: usize,
     /// Bodies over 16 KiB that are kept in memory for the other deliveries of their message, in bytes.
     pub body_cache_bytes: u64,
 }
@@ -38,6 +41,7 @@ impl Default for Settings {
             max_lag: Duration::from_secs(1),
             max_deferral: Duration::from_secs(30 * 60),
             max_backlog: 10_000_000,
+            max_ordered: 100_000,
             body_cache_bytes: 64 * 1024 * 1024,
         }
     }
@@ -61,6 +65,9 @@ impl Settings {
         }
         if self.max_backlog == 0 {
             return wrong("lanes.max_backlog", "must be at least 1, such as 10000000");
+        }
+        if self.max_ordered == 0 {
+            return wrong("lanes.max_ordered", "must be at least 1, such as 100000");
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! * `partition`: the owner of a partition and of its lanes · [`lane`]: a lane's rules, and [`backoff`]: how much its recipient can
 //!   take, pure · [`lanes`]: their settings
+//! * `ordered`: whose turn it is where a subscription asks for order, pure
 //! * [`body`]: bodies, read from `messages` where they are large
 //! * `make`: an attempt as a task, and what it says to the lane
 //! * `seen`: which steps are repetitions · `settle`: what follows from an attempt
@@ -40,6 +41,9 @@ pub mod lane;
 pub mod lanes;
 mod make;
 pub mod oauth;
+mod ordered;
+#[cfg(test)]
+mod ordered_tests;
 mod partition;
 pub mod request;
 mod seen;

@@ -5,6 +5,8 @@
 //!                                                             lane is full or backs off → a slot → later
 //! ```
 //!
+//! Before that, a delivery of an ordered subscription waits for its turn ([`ordered`](super::ordered)).
+//!
 //! What is held is bounded, and nothing waits for a recipient: a delivery whose lane has no room is deferred to a retry tier
 //! and its offset is finished. With one exception, for bursts: a lane that works off its queue briskly may be waited for while
 //! the partition is not far behind ([`Settings::max_lag`]), since that costs less than a way through a tier.
@@ -18,7 +20,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, pending};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hookwire_log::forward::{self, now_ms};
-use hookwire_log::{Finisher, Offset, Partition, Record, codec};
+use hookwire_log::{Finisher, Offset, Partition, Record, Topic, codec};
 use hookwire_proto::log::{AttemptError, DeadReason, DeliveryRecord};
 use hookwire_proto::name;
 use tokio::task::JoinSet;
@@ -30,12 +32,14 @@ use super::attempt::{Failure, Finished};
 use super::backoff::Signal;
 use super::lane::Lane;
 use super::make::{Ended, is_gone, make, not_before_ms, signal};
+use super::ordered::{Key, Ordered, Turn};
 use super::seen::Seen;
 use super::settle::{self, Settled};
 use crate::cache::snapshot::Subscription;
 use crate::stage::{ms, next, quarantine_reason, to_ms, until};
 use crate::{dead_letter, retry};
 
+mod ordered;
 mod ping;
 
 /// A lane whose attempts end closer together than this is brisk.
@@ -44,6 +48,9 @@ const BRISK: Duration = Duration::from_millis(5);
 const MAX_PARKED: usize = 64;
 /// How often an owner that is not fresh looks whether it is again.
 const STALE_WAIT: Duration = Duration::from_millis(50);
+/// How often an owner looks whether it has read all that was there when it began, while ordered deliveries wait for that: what is
+/// finished is passed over and wakes nobody.
+const BEHIND_WAIT: Duration = Duration::from_millis(20);
 /// Lanes that are kept without a look at which of them are idle.
 const MANY_LANES: usize = 1_024;
 
@@ -57,7 +64,18 @@ struct Item {
     has_come: bool,
     /// Revision of the subscription that its attempt is made under.
     revision: i64,
+    /// Where it is in the order of its key, if it is ordered and has its turn.
+    turn: Option<(Key, Turn)>,
 }
+
+impl Item {
+    fn new(record: Record, delivery: DeliveryRecord) -> Self {
+        Self { record, delivery, is_first: false, has_come: false, revision: 0, turn: None }
+    }
+}
+
+/// What is settled; of an ordered delivery that has moved to `held`, where it is there, or that the log took it nowhere.
+type Moved = Option<(Key, Turn, Option<Offset>)>;
 
 /// A lane, and how many of its deliveries wait in [`Owner::soon`].
 struct Entry {
@@ -69,8 +87,10 @@ struct Entry {
 
 /// Owns a partition until it is revoked and what was begun is settled.
 pub(super) async fn own(node: Arc<Node>, partition: Partition) {
+    let Some((ordered, ends_at)) = ordered::load(&node, &partition).await else { return };
     let owner = Owner {
         finisher: partition.finisher(),
+        number: partition.number(),
         node,
         lanes: HashMap::new(),
         sweep_at: MANY_LANES,
@@ -79,6 +99,9 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
         assigned_ms: now_ms(),
         parked: Vec::new(),
         waiting: None,
+        ordered,
+        ends_at,
+        reading: FuturesUnordered::new(),
         pings: Pings::default(),
         seen: Seen::default(),
         held: 0,
@@ -93,6 +116,8 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
 struct Owner {
     node: Arc<Node>,
     finisher: Finisher,
+    /// Of the partition, and of that of `held`.
+    number: i32,
     /// By subscription.
     lanes: HashMap<Arc<str>, Entry>,
     sweep_at: usize,
@@ -106,6 +131,12 @@ struct Owner {
     parked: Vec<Item>,
     /// It waits for room in a brisk lane, and the partition with it.
     waiting: Option<Item>,
+    /// Ordered deliveries that wait for their turn.
+    ordered: Ordered<Item>,
+    /// Where the partition ended when they were read from `held`.
+    ends_at: Offset,
+    /// Those whose turn it is, on their way from `held`.
+    reading: FuturesUnordered<BoxFuture<'static, ordered::Found>>,
     pings: Pings,
     seen: Seen,
     /// Deliveries in any of the above, or under way.
@@ -114,7 +145,7 @@ struct Owner {
     is_stale: bool,
     attempts: JoinSet<(Item, String, Ended)>,
     /// Successors and attempt records that are appended and not acknowledged.
-    settling: FuturesUnordered<BoxFuture<'static, ()>>,
+    settling: FuturesUnordered<BoxFuture<'static, Moved>>,
     revoked: CancellationToken,
 }
 
@@ -122,6 +153,7 @@ impl Owner {
     async fn run(mut self, mut partition: Partition) {
         let node = self.node.clone();
         loop {
+            self.take_turns();
             // The second bound is reached only while the log is slow: what is held stays below it (see `has_room`).
             let unfinished = self.held + self.settling.len();
             let reading = self.waiting.is_none() && unfinished < node.settings.max_unfinished;
@@ -139,7 +171,8 @@ impl Owner {
                     let (item, id, ended) = ended.expect("its panics are caught, and nobody aborts it");
                     self.on_ended(item, &id, ended);
                 }
-                Some(()) = self.settling.next() => {}
+                Some(moved) = self.settling.next() => self.on_settled(moved),
+                Some(found) = self.reading.next() => self.on_found(found),
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => self.on_timer(),
                 Some(_) = configured => {
                     let parked = std::mem::take(&mut self.parked);
@@ -165,7 +198,7 @@ impl Owner {
                         self.settle_attempt(item, &id, &finished);
                     }
                 }
-                Some(()) = self.settling.next() => {}
+                Some(_) = self.settling.next() => {}
                 else => break,
             }
         }
@@ -175,13 +208,14 @@ impl Owner {
         match codec::decode_delivery(&record) {
             Ok(delivery) => {
                 self.held += 1;
-                self.route(Item { record, delivery, is_first: false, has_come: false, revision: 0 });
+                self.come(Item::new(record, delivery));
             }
             Err(error) => {
                 let (node, finisher) = (self.node.clone(), self.finisher.clone());
                 self.settling.push(Box::pin(async move {
                     forward::quarantine(&*node.log, &record, quarantine_reason(&error), &error.to_string()).await;
                     finisher.finish(record.offset);
+                    None
                 }));
             }
         }
@@ -203,7 +237,7 @@ impl Owner {
             return self.dead(item, DeadReason::Deleted);
         };
         if snapshot.is_cancelled(&item.delivery.replay) {
-            return self.settle(item, Settled { successor: None, attempt: None });
+            return self.settle(item, Settled::nothing());
         }
         if let Some(revision) = subscription.waits_since.filter(|_| !item.delivery.ping) {
             return self.wait_for_state(item, revision);
@@ -212,11 +246,12 @@ impl Owner {
             return self.dead(item, DeadReason::Expired);
         }
         let has_room = self.has_room(subscription, now);
-        if due <= now && !std::mem::replace(&mut item.has_come, true) {
+        if due <= now && item.turn.is_none() && !std::mem::replace(&mut item.has_come, true) {
             if item.delivery.deferrals > 0 {
                 self.lane(&subscription.name).came_back();
             } else if let Some(last) = &item.delivery.last_attempt {
-                let at = retry::jittered(self.node.log.layout(), due, last, rand::random());
+                let ended = retry::ended_ms(last.time_ms, last.result.as_ref());
+                let at = retry::jittered(self.node.log.layout(), due, ended, rand::random());
                 if at > now && self.soon_has_room(&item) {
                     return self.wait_soon(item, at);
                 }
@@ -294,6 +329,9 @@ impl Owner {
 
     /// A delivery whose time has not come.
     fn later(&mut self, item: Item, at: i64) {
+        if item.turn.is_some() {
+            return self.hold_until(item, at);
+        }
         let is_soon = retry::tier(self.node.log.layout(), &item.delivery, at, now_ms()).is_none();
         if is_soon && self.soon_has_room(&item) {
             self.wait_soon(item, at);
@@ -303,6 +341,9 @@ impl Owner {
     }
 
     fn append_unchanged(&mut self, item: Item, due: i64) {
+        if item.turn.is_some() {
+            return self.hold_until(item, due.max(now_ms() + self.smallest_tier_ms()));
+        }
         let layout = self.node.log.layout();
         let tier = retry::tier(layout, &item.delivery, due, now_ms()).unwrap_or(retry::SMALLEST);
         let successor = codec::delivery(layout, tier, &item.delivery);
@@ -322,13 +363,14 @@ impl Owner {
     }
 
     /// A delivery that is due, and for which its lane has no room: gets the lane's next slot.
-    fn defer(&mut self, mut item: Item) {
-        if !self.is_first(&mut item) {
-            return;
-        }
+    fn defer(&mut self, item: Item) {
+        let Some(item) = self.first(item) else { return };
         let (now, smallest) = (now_ms(), self.smallest_tier_ms());
         let node = self.node.clone();
         let slot = self.lane(&item.delivery.subscription).slot_ms(node.log.layout(), node.settings.max_deferral, now);
+        if item.turn.is_some() {
+            return self.hold_until(item, slot);
+        }
         if slot < now + smallest && self.soon_has_room(&item) {
             return self.wait_soon(item, slot);
         }
@@ -348,40 +390,37 @@ impl Owner {
         ms(self.node.log.layout().delay(retry::SMALLEST))
     }
 
-    fn dead(&mut self, mut item: Item, reason: DeadReason) {
-        if !self.is_first(&mut item) {
-            return;
-        }
+    fn dead(&mut self, item: Item, reason: DeadReason) {
+        let Some(item) = self.first(item) else { return };
         let successor = dead_letter::record(self.node.log.layout(), item.delivery.clone(), reason, now_ms());
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }
 
     /// The subscription was paused or disabled by this revision: a dead letter until it is enabled.
-    fn wait_for_state(&mut self, mut item: Item, revision: i64) {
-        if !self.is_first(&mut item) {
-            return;
-        }
+    fn wait_for_state(&mut self, item: Item, revision: i64) {
+        let Some(item) = self.first(item) else { return };
         let successor = dead_letter::waiting(self.node.log.layout(), item.delivery.clone(), revision, now_ms());
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }
 
-    /// Whether this owner has not seen this step of the delivery before; a repetition is over with that.
-    fn is_first(&mut self, item: &mut Item) -> bool {
+    /// A delivery of which this owner has not seen this step before; a repetition is over with that.
+    fn first(&mut self, mut item: Item) -> Option<Item> {
         item.is_first = item.is_first || self.seen.is_new(&item.delivery);
-        if !item.is_first {
-            tracing::debug!(
-                delivery = item.delivery.delivery_id,
-                attempt = item.delivery.attempt,
-                "repetition dropped"
-            );
-            self.held -= 1;
-            self.finisher.finish(item.record.offset);
+        if item.is_first {
+            return Some(item);
         }
-        item.is_first
+        self.drop_repetition(item);
+        None
     }
 
-    fn enter(&mut self, mut item: Item, name: &str) {
-        if self.is_first(&mut item) {
+    fn drop_repetition(&mut self, item: Item) {
+        let DeliveryRecord { delivery_id, attempt, .. } = &item.delivery;
+        tracing::debug!(delivery = delivery_id, attempt, "repetition dropped");
+        self.settle(item, Settled::nothing());
+    }
+
+    fn enter(&mut self, item: Item, name: &str) {
+        if let Some(item) = self.first(item) {
             self.lane(name).push(item);
             self.begin(name);
         }
@@ -483,19 +522,38 @@ impl Owner {
         let settings =
             snapshot.as_ref().and_then(|all| all.subscription(&item.delivery.subscription)?.settings.as_deref());
         let own = settings.and_then(|settings| settings.schedule.as_ref());
-        let settled = settle::after(&self.node, own, &item.delivery, id, item.revision, finished);
+        let is_ordered = item.turn.is_some();
+        let settled = settle::after(&self.node, own, is_ordered, &item.delivery, id, item.revision, finished);
+        if let (Some((key, turn)), Some(at_ms)) = (&item.turn, settled.next_time_ms(&self.node)) {
+            self.ordered.moves(key, *turn, at_ms);
+        }
         self.settle(item, settled);
     }
 
     /// A delivery leaves this owner: its offset is finished when everything that follows from it is durable.
     fn settle(&mut self, item: Item, settled: Settled) {
         self.held -= 1;
+        let is_held = settled.successor.as_ref().is_some_and(|successor| successor.topic == Topic::Held);
+        if let Some((key, turn)) = item.turn.as_ref().filter(|_| !is_held) {
+            self.ordered.done(key, *turn);
+        }
         let (node, finisher) = (self.node.clone(), self.finisher.clone());
         self.settling.push(Box::pin(async move {
-            if settled.durable(&node, &item.record).await {
-                finisher.finish(item.record.offset);
+            let Item { record, turn, .. } = item;
+            let appended = settled.durable(&node, &record).await?;
+            match record.topic {
+                Topic::Held if appended.is_none() || !is_held => ordered::over(&node.log, &record).await,
+                Topic::Held => {}
+                _ => finisher.finish(record.offset),
             }
+            turn.filter(|_| is_held).map(|(key, turn)| (key, turn, appended.map(|appended| appended.offset)))
         }));
+    }
+
+    fn on_settled(&mut self, moved: Moved) {
+        if let Some((key, turn, offset)) = moved {
+            self.ordered.moved(&key, turn, offset);
+        }
     }
 
     /// How long until something is to be looked at again.
@@ -506,7 +564,9 @@ impl Owner {
             self.waiting.as_ref().map(|item| until(item.record.time_ms + ms(self.node.settings.max_lag), now));
         let stale = self.is_stale.then_some(STALE_WAIT);
         let paced = self.paced.first().map(|(at, _)| until(*at, now));
-        [soon, lagging, stale, paced].into_iter().flatten().min()
+        let turn = self.ordered.due_ms().filter(|_| self.may_read()).map(|at| until(at, now));
+        let behind = self.ordered.is_behind().then_some(BEHIND_WAIT);
+        [soon, lagging, stale, paced, turn, behind].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self) {

@@ -11,16 +11,18 @@ pub(super) struct Seen {
     older: HashSet<(u128, i32, i32)>,
 }
 
+/// The hash that a delivery's id is.
+pub(super) fn number(delivery_id: &str) -> Option<u128> {
+    delivery_id.strip_prefix("dlv_").and_then(|hex| u128::from_str_radix(hex, 16).ok())
+}
+
 impl Seen {
     /// The least number of steps that are remembered.
     pub const REMEMBERED: usize = 8_192;
 
     pub fn is_new(&mut self, delivery: &DeliveryRecord) -> bool {
         // An id of another form is none of ours: two of those are never taken for one.
-        let Some(id) = delivery.delivery_id.strip_prefix("dlv_").and_then(|hex| u128::from_str_radix(hex, 16).ok())
-        else {
-            return true;
-        };
+        let Some(id) = number(&delivery.delivery_id) else { return true };
         let step = (id, delivery.attempt, delivery.deferrals);
         if self.older.contains(&step) || !self.recent.insert(step) {
             return false;

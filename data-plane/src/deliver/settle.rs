@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use hookwire_log::{NewRecord, Record, codec, forward};
+use hookwire_log::{Appended, NewRecord, Record, Topic, codec, forward};
 use hookwire_proto::log::{AttemptOutcome, AttemptRecord, AttemptResult, DeadReason, DeliveryRecord, LastAttempt};
 
 use super::Node;
@@ -22,11 +22,25 @@ pub(super) struct Settled {
 }
 
 impl Settled {
-    /// Appends both, for as long as it takes; whether both are durable. If not, the process is ending.
-    pub async fn durable(self, node: &Node, record: &Record) -> bool {
+    /// Nothing follows.
+    pub fn nothing() -> Self {
+        Self { successor: None, attempt: None }
+    }
+
+    /// When there is another attempt, if that is what follows.
+    pub fn next_time_ms(&self, node: &Node) -> Option<i64> {
+        let attempt = self.attempt.as_ref().filter(|attempt| attempt.outcome() == AttemptOutcome::Retry)?;
+        let ended_ms = retry::ended_ms(attempt.time_ms, attempt.result.as_ref());
+        Some(retry::jittered(node.log.layout(), attempt.next_time_ms, ended_ms, rand::random()))
+    }
+
+    /// Appends both, for as long as it takes; where the successor is, if there is one and the log took it. `None` if not both
+    /// are durable: the process is ending.
+    pub async fn durable(self, node: &Node, record: &Record) -> Option<Option<Appended>> {
         let succeeded = async {
-            if let Some(successor) = self.successor {
-                forward::succeed(&*node.log, record, successor).await;
+            match self.successor {
+                Some(successor) => forward::succeed(&*node.log, record, successor).await,
+                None => None,
             }
         };
         let recorded = async {
@@ -35,14 +49,17 @@ impl Settled {
                 None => true,
             }
         };
-        tokio::join!(succeeded, recorded).1
+        let (appended, is_recorded) = tokio::join!(succeeded, recorded);
+        is_recorded.then_some(appended)
     }
 }
 
-/// What follows from an attempt that was made under that revision of the subscription, by its own schedule or else the node's.
+/// What follows from an attempt that was made under that revision of the subscription, by its own schedule or else the node's. An ordered
+/// delivery waits for the next one in `held`.
 pub(super) fn after(
     node: &Node,
     own: Option<&Schedule>,
+    is_ordered: bool,
     delivery: &DeliveryRecord,
     id: &str,
     subscription_revision: i64,
@@ -56,7 +73,8 @@ pub(super) fn after(
     let later = |attempt, due_time_ms, deferrals| {
         let last_attempt = Some(last.clone());
         let delivery = DeliveryRecord { attempt, due_time_ms, deferrals, last_attempt, ..delivery.clone() };
-        Some(codec::delivery(layout, retry::topic(layout, &delivery, now_ms), &delivery))
+        let topic = if is_ordered { Topic::Held } else { retry::topic(layout, &delivery, now_ms) };
+        Some(codec::delivery(layout, topic, &delivery))
     };
     let (kind, next_time_ms, reason, successor) = match outcome {
         Outcome::Delivered => (AttemptOutcome::Delivered, 0, DeadReason::Unspecified, None),

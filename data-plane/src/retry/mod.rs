@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hookwire_log::{Layout, Topic};
-use hookwire_proto::log::{DeliveryRecord, LastAttempt};
+use hookwire_proto::log::{AttemptResult, DeliveryRecord};
 
 use crate::stage::{ms, until};
 
@@ -30,9 +30,13 @@ pub(crate) fn tier(layout: &Layout, delivery: &DeliveryRecord, at_ms: i64, now_m
     layout.tier(until(at_ms, now_ms), slack)
 }
 
-/// When the attempt after `last` is made, a little after it is due, in milliseconds since 1970. `chance` from 0 to 1.
-pub(crate) fn jittered(layout: &Layout, due_ms: i64, last: &LastAttempt, chance: f64) -> i64 {
-    let ended_ms = last.time_ms + last.result.as_ref().map_or(0, |result| result.duration_us / 1_000);
+/// When an attempt ended, in milliseconds since 1970.
+pub(crate) fn ended_ms(time_ms: i64, result: Option<&AttemptResult>) -> i64 {
+    time_ms + result.map_or(0, |result| result.duration_us / 1_000)
+}
+
+/// When the attempt after one that ended then is made, a little after it is due, in milliseconds since 1970. `chance` from 0 to 1.
+pub(crate) fn jittered(layout: &Layout, due_ms: i64, ended_ms: i64, chance: f64) -> i64 {
     due_ms.saturating_add(ms(schedule::jitter(until(due_ms, ended_ms), layout.delay(SMALLEST), chance)))
 }
 

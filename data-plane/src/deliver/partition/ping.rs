@@ -10,6 +10,7 @@ use hookwire_proto::name;
 
 use super::super::attempt::{Failure, Finished};
 use super::super::make::Ended;
+use super::super::settle::Settled;
 use super::{Item, Owner};
 use crate::cache::snapshot::Subscription;
 
@@ -25,15 +26,12 @@ pub(super) struct Pings {
 }
 
 impl Owner {
-    pub(super) fn ping(&mut self, mut item: Item, subscription: Option<Arc<Subscription>>) {
+    pub(super) fn ping(&mut self, item: Item, subscription: Option<Arc<Subscription>>) {
         if now_ms() > item.delivery.deadline_ms {
             // Nobody waits for it any more.
-            self.held -= 1;
-            return self.finisher.finish(item.record.offset);
+            return self.settle(item, Settled::nothing());
         }
-        if !self.is_first(&mut item) {
-            return;
-        }
+        let Some(item) = self.first(item) else { return };
         match subscription {
             None => self.refuse_ping(item, "the subscription was deleted".into()),
             Some(_) if self.pings.under_way >= MAX_UNDER_WAY => {
