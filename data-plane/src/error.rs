@@ -3,6 +3,7 @@
 //! Every status has an `ErrorInfo` with a reason for programs and says to people what was wrong, where, and what to do.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use hookwire_proto::{ERROR_DOMAIN, google_rpc};
 use prost::Message as _;
@@ -13,6 +14,9 @@ use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt
 const MAX_FIELDS: usize = 20;
 /// The same for event types, whose names are long.
 const MAX_EVENT_TYPES: usize = 10;
+
+/// When it is worth trying again while the log is away.
+const LOG_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a call is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +78,9 @@ pub enum Error {
         /// What the node has.
         has: i64,
     },
+    /// The log is away, as other calls have found out. Nothing was written.
+    #[error("the log is unavailable and nothing was written; try again in a second")]
+    LogUnavailable,
 }
 
 /// A field that is wrong.
@@ -93,7 +100,7 @@ impl Error {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::TenantNotFound { .. } => Code::NotFound,
             Self::EventTypesNotRegistered { .. } => Code::FailedPrecondition,
-            Self::NotReady { .. } | Self::RevisionNotReached { .. } => Code::Unavailable,
+            Self::NotReady { .. } | Self::RevisionNotReached { .. } | Self::LogUnavailable => Code::Unavailable,
         }
     }
 
@@ -108,6 +115,7 @@ impl Error {
             Self::EventTypesNotRegistered { .. } => "EVENT_TYPE_NOT_REGISTERED",
             Self::NotReady { .. } => "NOT_READY",
             Self::RevisionNotReached { .. } => "REVISION_NOT_REACHED",
+            Self::LogUnavailable => "LOG_UNAVAILABLE",
         }
     }
 }
@@ -135,26 +143,42 @@ impl From<Error> for Status {
             Error::TenantNotFound { tenant } => {
                 details.set_resource_info("hookwire.dev/Tenant", tenant, "", "");
             }
+            Error::LogUnavailable => {
+                details.set_retry_info(Some(LOG_RETRY));
+            }
             _ => {}
         }
         Self::with_error_details(error.code(), error.to_string(), details)
     }
 }
 
+/// Why one message of many is refused.
+impl From<Error> for google_rpc::Status {
+    fn from(error: Error) -> Self {
+        of_message(&Status::from(error))
+    }
+}
+
 /// What became of a message that the log did not acknowledge.
 pub fn append_status(error: &hookwire_log::Error) -> google_rpc::Status {
-    let (code, reason) = match error {
-        hookwire_log::Error::Unavailable { .. } => (Code::Unavailable, "LOG_UNAVAILABLE"),
+    let status = |code, message, details| of_message(&Status::with_error_details(code, message, details));
+    match error {
+        hookwire_log::Error::Unavailable { .. } => {
+            tracing::debug!(%error, "message not acknowledged by the log");
+            let mut details = ErrorDetails::with_error_info("LOG_UNAVAILABLE", ERROR_DOMAIN, HashMap::new());
+            details.set_retry_info(Some(LOG_RETRY));
+            status(Code::Unavailable, "the log is unavailable; publish the message again with the same id", details)
+        }
         // Validation lets nothing through that the log refuses, so this is an error of ours.
-        _ => (Code::Internal, "LOG_REFUSED"),
-    };
-    tracing::warn!(%error, reason, "message not acknowledged by the log");
-    let message = match code {
-        Code::Unavailable => "the log is unavailable; publish the message again with the same id",
-        _ => "the log refuses the message",
-    };
-    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
-    let status = Status::with_error_details(code, message, details);
+        _ => {
+            tracing::error!(%error, "message refused by the log");
+            let details = ErrorDetails::with_error_info("LOG_REFUSED", ERROR_DOMAIN, HashMap::new());
+            status(Code::Internal, "the log refuses the message", details)
+        }
+    }
+}
+
+fn of_message(status: &Status) -> google_rpc::Status {
     google_rpc::Status::decode(status.details()).expect("details are an encoded google.rpc.Status")
 }
 

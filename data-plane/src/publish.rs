@@ -1,26 +1,37 @@
-//! `PublishMessages`: authenticate against the snapshot, validate the batch all or nothing, append, answer message by message.
+//! Publishing: authenticate against the snapshot, validate, append, answer message by message.
+//!
+//! * `PublishMessages` is here: a batch, which is valid as a whole or refused as a whole
+//! * [`stream`]: `StreamMessages`, in which each message stands for itself
+//! * [`call`]: what a call brings besides messages; [`validate`]: what a message must be
+//! * [`appends`]: what is not acknowledged yet, in order; [`circuit`]: whether the log is away
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use hookwire_log::{Layout, Log, codec, forward};
+use futures::stream::BoxStream;
+use hookwire_log::{Log, forward};
 use hookwire_proto::log::MessageRecord;
 use hookwire_proto::v1::publish_service_server::{PublishService, PublishServiceServer};
-use hookwire_proto::v1::{PublishMessagesRequest, PublishMessagesResponse, PublishResult};
+use hookwire_proto::v1::{
+    PublishMessagesRequest, PublishMessagesResponse, StreamMessagesRequest, StreamMessagesResponse,
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::auth::{self, KeyHash};
-use crate::cache::snapshot::ApiKey;
 use crate::cache::{Config, Snapshot};
-use crate::error::{Error, append_status};
+use crate::error::Error;
+use crate::stage::ms;
 use crate::trace;
+use appends::Appends;
+use call::Call;
+use circuit::Circuit;
 
+mod appends;
+mod call;
+mod circuit;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -42,6 +53,14 @@ pub struct Settings {
     /// After this long without the control plane API keys are refused: one may have been revoked meanwhile. 1 h by default.
     #[serde(with = "humantime_serde")]
     pub max_staleness: Duration,
+    /// How long a message waits for the log to acknowledge it before its result is that the log is unavailable; it may become durable all
+    /// the same. 5 s by default.
+    #[serde(with = "humantime_serde")]
+    pub append_timeout: Duration,
+    /// Messages of a stream that have no result yet; while there are so many, no more are read from it. 10,000 by default.
+    pub max_in_flight: usize,
+    /// The same for the bytes of their payloads: of each stream, so much memory and one request besides. 16 MiB by default.
+    pub max_in_flight_bytes: usize,
 }
 
 impl Default for Settings {
@@ -51,6 +70,9 @@ impl Default for Settings {
             max_request_bytes: 16 * 1024 * 1024,
             revision_timeout: Duration::from_secs(5),
             max_staleness: Duration::from_secs(3600),
+            append_timeout: Duration::from_secs(5),
+            max_in_flight: 10_000,
+            max_in_flight_bytes: 16 * 1024 * 1024,
         }
     }
 }
@@ -76,6 +98,15 @@ impl Settings {
         if self.max_staleness < Duration::from_secs(1) {
             return Err(SettingError("publish.max_staleness must be at least \"1s\""));
         }
+        if !(Duration::from_millis(100)..=Duration::from_secs(300)).contains(&self.append_timeout) {
+            return Err(SettingError("publish.append_timeout must be \"100ms\" to \"300s\""));
+        }
+        if self.max_in_flight == 0 {
+            return Err(SettingError("publish.max_in_flight must be at least 1"));
+        }
+        if self.max_in_flight_bytes == 0 {
+            return Err(SettingError("publish.max_in_flight_bytes must be at least 1"));
+        }
         Ok(())
     }
 }
@@ -90,6 +121,7 @@ pub struct SettingError(&'static str);
 pub struct Publish {
     config: Config,
     log: Arc<dyn Log>,
+    circuit: Arc<Circuit>,
     settings: Settings,
     draining: CancellationToken,
 }
@@ -97,7 +129,7 @@ pub struct Publish {
 impl Publish {
     /// A service that appends to `log` and takes no new call once `draining` is cancelled.
     pub fn new(config: Config, log: Arc<dyn Log>, settings: Settings, draining: CancellationToken) -> Self {
-        Self { config, log, settings, draining }
+        Self { config, log, circuit: Arc::default(), settings, draining }
     }
 
     /// For tonic's server.
@@ -106,21 +138,24 @@ impl Publish {
         PublishServiceServer::new(self).max_decoding_message_size(max_request_bytes)
     }
 
-    async fn publish(
-        &self,
-        metadata: &MetadataMap,
-        source: Option<IpAddr>,
-        request: PublishMessagesRequest,
-    ) -> Result<PublishMessagesResponse, Error> {
-        let key = KeyHash::of_call(metadata)?;
-        let authenticate = |snapshot: &Snapshot| key.authenticate(snapshot, forward::now_ms(), source);
+    async fn publish(&self, call: &Call, request: PublishMessagesRequest) -> Result<PublishMessagesResponse, Error> {
         self.ready()?;
-        let snapshot = self.snapshot(authenticate, metadata, request.min_revision).await?;
-        let caller = authenticate(&snapshot)?;
-        auth::may_publish(&caller)?;
+        let snapshot = self.snapshot(call, request.min_revision).await?;
+        let caller = call.authenticate(&snapshot)?;
         let messages = validate::batch(request, &snapshot, &caller, self.settings.max_payload_bytes)?;
-        let records = stamp(messages, metadata, snapshot.revision());
-        Ok(PublishMessagesResponse { results: self.append(records).await })
+        let probe = self.circuit.admit()?;
+        let (mut appends, stamp) = (self.appends(), Stamp::new(call, snapshot.revision()));
+        messages.into_iter().for_each(|message| appends.append(stamp.record(message)));
+        appends.keep(probe);
+        let mut results = Vec::with_capacity(appends.len());
+        while let Some(result) = appends.next().await {
+            results.push(result);
+        }
+        Ok(PublishMessagesResponse { results })
+    }
+
+    fn appends(&self) -> Appends {
+        Appends::new(self.log.clone(), self.circuit.clone(), self.settings.append_timeout)
     }
 
     fn ready(&self) -> Result<(), Error> {
@@ -135,97 +170,79 @@ impl Publish {
         Ok(())
     }
 
-    /// The one snapshot that the whole call is judged by.
-    async fn snapshot(
-        &self,
-        authenticate: impl Fn(&Snapshot) -> Result<Arc<ApiKey>, Error>,
-        metadata: &MetadataMap,
-        min_revision: i64,
-    ) -> Result<Arc<Snapshot>, Error> {
+    /// The one snapshot that a whole request is judged by.
+    async fn snapshot(&self, call: &Call, min_revision: i64) -> Result<Arc<Snapshot>, Error> {
         let without = || Error::NotReady { detail: "it has no configuration yet" };
         let current = self.config.current().ok_or_else(without)?;
         if current.revision() >= min_revision {
             return Ok(current);
         }
         // Less than the caller's own time, so that it gets this answer and not just its own deadline.
-        let wait = call_timeout(metadata).map_or(Duration::MAX, |timeout| timeout.mul_f32(0.9));
+        let wait = call.timeout().map_or(Duration::MAX, |timeout| timeout.mul_f32(0.9));
         match timeout(wait.min(self.settings.revision_timeout), self.config.reached(min_revision)).await {
             Ok(reached) => reached.ok_or(Error::NotReady { detail: "it is shutting down" }),
             Err(_) => {
                 let current = self.config.current().ok_or_else(without)?;
-                authenticate(&current)?;
+                call.authenticate(&current)?;
                 Err(Error::RevisionNotReached { asked: min_revision, has: current.revision() })
             }
         }
-    }
-
-    /// Appends all, in their order, and waits for each.
-    async fn append(&self, records: Vec<MessageRecord>) -> Vec<PublishResult> {
-        let layout: &Layout = self.log.layout();
-        let appends: Vec<_> = records.iter().map(|record| self.log.append(codec::message(layout, record))).collect();
-        let appended = join_all(appends).await;
-        let result = |(record, appended): (MessageRecord, Result<_, _>)| PublishResult {
-            name: format!("{}/messages/{}", record.tenant, record.message_id),
-            error: appended.err().as_ref().map(append_status),
-        };
-        records.into_iter().zip(appended).map(result).collect()
     }
 }
 
 #[tonic::async_trait]
 impl PublishService for Publish {
+    type StreamMessagesStream = BoxStream<'static, Result<StreamMessagesResponse, Status>>;
+
     async fn publish_messages(
         &self,
         request: Request<PublishMessagesRequest>,
     ) -> Result<Response<PublishMessagesResponse>, Status> {
-        let source = request.remote_addr().map(|address| address.ip());
-        let (metadata, _, request) = request.into_parts();
-        Ok(Response::new(self.publish(&metadata, source, request).await?))
+        let call = Call::new(request.metadata(), request.remote_addr())?;
+        Ok(Response::new(self.publish(&call, request.into_inner()).await?))
+    }
+
+    async fn stream_messages(
+        &self,
+        request: Request<Streaming<StreamMessagesRequest>>,
+    ) -> Result<Response<Self::StreamMessagesStream>, Status> {
+        let call = Call::new(request.metadata(), request.remote_addr())?;
+        self.ready()?;
+        Ok(Response::new(stream::results(self.clone(), call, request.into_inner())))
     }
 }
 
-/// Makes records of validated messages.
-fn stamp(messages: Vec<validate::Valid>, metadata: &MetadataMap, revision: i64) -> Vec<MessageRecord> {
-    let publish_time_ms = forward::now_ms();
-    let parent = metadata.get("traceparent").and_then(|value| value.to_str().ok()).and_then(trace::Context::parse);
-    // The state of a trace says nothing about another trace.
-    let tracestate = match parent {
-        Some(_) => trace::state(metadata.get_all("tracestate").iter().filter_map(|value| value.to_str().ok())),
-        None => String::new(),
-    };
-    let traceparent = parent.unwrap_or_else(|| trace::Context::begin(trace::Ids::random())).to_string();
-    let record = |message: validate::Valid| MessageRecord {
-        tenant: message.tenant,
-        message_id: message.id,
-        client_chosen_id: message.client_chosen_id,
-        event_type: message.event_type,
-        ordering_key: message.ordering_key,
-        payload: message.payload,
-        content_type: message.content_type,
-        publish_time_ms,
-        revision,
-        traceparent: traceparent.clone(),
-        tracestate: tracestate.clone(),
-        expire_time_ms: 0,
-    };
-    messages.into_iter().map(record).collect()
+/// What the messages of a request have in common in the log.
+struct Stamp<'a> {
+    publish_time_ms: i64,
+    revision: i64,
+    traceparent: String,
+    tracestate: &'a str,
 }
 
-/// How long the caller waits, `grpc-timeout`: up to eight digits and a unit.
-fn call_timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let value = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
+impl<'a> Stamp<'a> {
+    /// Of now, under a revision of the configuration, in the caller's trace or in one that begins here.
+    fn new(call: &'a Call, revision: i64) -> Self {
+        let trace = call.trace.unwrap_or_else(|| trace::Context::begin(trace::Ids::random()));
+        let (traceparent, tracestate) = (trace.to_string(), call.tracestate.as_str());
+        Self { publish_time_ms: forward::now_ms(), revision, traceparent, tracestate }
     }
-    let number: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
+
+    fn record(&self, message: validate::Valid) -> MessageRecord {
+        let expires = |ttl| self.publish_time_ms.saturating_add(ms(ttl));
+        MessageRecord {
+            tenant: message.tenant,
+            message_id: message.id,
+            client_chosen_id: message.client_chosen_id,
+            event_type: message.event_type,
+            ordering_key: message.ordering_key,
+            payload: message.payload,
+            content_type: message.content_type,
+            publish_time_ms: self.publish_time_ms,
+            revision: self.revision,
+            traceparent: self.traceparent.clone(),
+            tracestate: self.tracestate.to_owned(),
+            expire_time_ms: message.ttl.map_or(0, expires),
+        }
     }
 }

@@ -42,8 +42,10 @@ pub fn anew(delivery: DeliveryRecord, replay: &str, revision: i64, now_ms: i64) 
     }
 }
 
-/// The delivery of a message to a subscription, before it is made [`anew`].
+/// The delivery of a message to a subscription, before it is made [`anew`]. It lives for as long as the message may.
 pub fn of_message(message: MessageRecord, place: Place, subscription: &str) -> DeliveryRecord {
+    let longest = message.publish_time_ms.saturating_add(LONGEST_MS);
+    let deadline_ms = if message.expire_time_ms == 0 { longest } else { longest.min(message.expire_time_ms) };
     DeliveryRecord {
         subscription: subscription.to_owned(),
         message: Some(place),
@@ -56,7 +58,7 @@ pub fn of_message(message: MessageRecord, place: Place, subscription: &str) -> D
         revision: message.revision,
         traceparent: message.traceparent,
         tracestate: message.tracestate,
-        deadline_ms: message.publish_time_ms.saturating_add(LONGEST_MS),
+        deadline_ms,
         ..DeliveryRecord::default()
     }
 }
@@ -90,6 +92,17 @@ mod tests {
             DeliveryRecord { dead: None, due_time_ms: 0, deadline_ms: 121_000, revision: 9, deferrals: 2, ..dead() };
         assert_eq!(next, expected);
         assert_eq!(after_waiting(dead(), 9, 0).deadline_ms, 101_000, "a clock that is behind shortens nothing");
+    }
+
+    #[test]
+    fn a_message_lives_as_long_anew_as_it_did_at_first() {
+        let anew = |expire_time_ms| {
+            let message = MessageRecord { publish_time_ms: 1_000, expire_time_ms, ..Default::default() };
+            super::anew(of_message(message, Place::default(), "tenants/t/subscriptions/s"), "r", 9, 50_000).deadline_ms
+        };
+        assert_eq!(anew(0), 50_000 + LONGEST_MS);
+        assert_eq!(anew(121_000), 50_000 + 120_000);
+        assert_eq!(anew(2_000), 50_000 + SHORTEST_MS, "long enough for an attempt");
     }
 
     #[test]

@@ -36,6 +36,15 @@ async fn a_message_becomes_a_delivery_for_each_subscription_and_is_indexed() {
     assert_eq!((index[0].matched, index[0].message_id.as_str()), (2, "m"));
 }
 
+#[test]
+fn a_time_to_live_shortens_a_delivery_and_never_lengthens_it() {
+    let schedule = Schedule { delays: vec![Duration::from_secs(5)], margin: Duration::from_secs(60) };
+    let (due, alone) = times(&schedule, 1_000, 0);
+    assert_eq!((due, alone), (6_000, 1_000 + crate::stage::ms(schedule.life())));
+    assert_eq!(times(&schedule, 1_000, alone - 1), (due, alone - 1));
+    assert_eq!(times(&schedule, 1_000, alone + 1), (due, alone));
+}
+
 #[tokio::test]
 async fn a_large_body_stays_in_messages() {
     let world = World::new(&["a"]);

@@ -1,11 +1,12 @@
 //! The service against a log in memory.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
 use hookwire_log::offsets::Committed;
-use hookwire_log::{Appended, Bounds, Consumer, ConsumerOptions, Health, NewRecord, Offset, Pending, Record, Topic};
+use hookwire_log::{
+    Appended, Bounds, Consumer, ConsumerOptions, Health, Layout, NewRecord, Offset, Pending, Record, Topic,
+};
 use hookwire_proto::config::{self, Role, change, resource};
 use hookwire_proto::google_rpc;
 use hookwire_proto::v1::NewMessage;
@@ -14,13 +15,15 @@ use hookwire_proto::v1::publish_service_client::PublishServiceClient;
 use proptest::prelude::*;
 use prost::Message as _;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::Code;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
 use tonic_types::{RpcStatusExt as _, StatusExt as _};
 
 use super::*;
+
+mod stream;
 
 const KEY: &str = "hwk_publisher";
 
@@ -30,11 +33,39 @@ struct MemoryLog {
     appended: Mutex<Vec<NewRecord>>,
     /// Appends from this one on fail with this.
     fails: Mutex<Option<(usize, hookwire_log::Error)>>,
+    held: Mutex<Held>,
+}
+
+/// Appends that are not acknowledged, while that is asked for.
+#[derive(Default)]
+struct Held {
+    holds: bool,
+    appends: Vec<(oneshot::Sender<Result<Appended, hookwire_log::Error>>, Appended)>,
+    /// How many there were at most.
+    most: usize,
 }
 
 impl MemoryLog {
     fn new() -> Arc<Self> {
-        Arc::new(Self { layout: Arc::default(), appended: Mutex::default(), fails: Mutex::default() })
+        Arc::new(Self {
+            layout: Arc::default(),
+            appended: Mutex::default(),
+            fails: Mutex::default(),
+            held: Mutex::default(),
+        })
+    }
+
+    fn hold(&self) {
+        self.held.lock().unwrap().holds = true;
+    }
+
+    /// Acknowledges what is held, as far as it is still waited for, and everything from now on.
+    fn release(&self) {
+        let mut held = self.held.lock().unwrap();
+        held.holds = false;
+        for (done, appended) in held.appends.drain(..) {
+            let _ = done.send(Ok(appended));
+        }
     }
 
     fn messages(&self) -> Vec<MessageRecord> {
@@ -60,8 +91,15 @@ impl Log for MemoryLog {
         }
         let (done, pending) = Pending::new();
         let offset = Offset::try_from(appended.len()).unwrap();
-        done.send(Ok(Appended { partition: record.partition, offset, time_ms: 0 })).unwrap();
+        let answer = Appended { partition: record.partition, offset, time_ms: 0 };
         appended.push(record);
+        let mut held = self.held.lock().unwrap();
+        if held.holds {
+            held.appends.push((done, answer));
+            held.most = held.most.max(held.appends.len());
+        } else {
+            done.send(Ok(answer)).unwrap();
+        }
         pending
     }
 
@@ -182,6 +220,15 @@ impl Node {
         self.service.publish_messages(request).await.map(Response::into_inner)
     }
 
+    /// Serves on a port, as long as the test lasts.
+    async fn serve(&self) -> PublishServiceClient<Channel> {
+        let incoming = TcpIncoming::from(TcpListener::bind("127.0.0.1:0").await.unwrap()).with_nodelay(Some(true));
+        let address = incoming.local_addr().unwrap();
+        let server = Server::builder().add_service(self.service.clone().into_server());
+        tokio::spawn(server.serve_with_incoming(incoming));
+        PublishServiceClient::connect(format!("http://{address}")).await.unwrap()
+    }
+
     async fn publish(&self, request: PublishMessagesRequest) -> Answer {
         self.call(&[("authorization", &format!("Bearer {KEY}"))], request).await
     }
@@ -272,6 +319,60 @@ async fn a_batch_is_appended_in_its_order_as_it_was_published() {
 }
 
 #[tokio::test]
+async fn a_time_to_live_is_counted_from_publishing() {
+    let node = Node::new();
+    let ttl = |seconds| NewMessage { ttl: Some(prost_types::Duration { seconds, nanos: 0 }), ..message("1") };
+    node.publish(request([message("1"), ttl(1), ttl(30 * 86_400)])).await.unwrap();
+    let lives: Vec<_> = (node.log.messages().iter())
+        .map(|record| (record.expire_time_ms != 0).then(|| record.expire_time_ms - record.publish_time_ms))
+        .collect();
+    assert_eq!(lives, [None, Some(1_000), Some(30 * 86_400_000)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_log_is_away_calls_are_answered_at_once_and_publishing_goes_on_by_itself() {
+    let node = Node::new();
+    let away = (Code::Unavailable, "LOG_UNAVAILABLE".to_owned());
+    node.log.hold();
+    let began = tokio::time::Instant::now();
+    let answer = node.publish(request([message("1"), message("2")])).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), Settings::default().append_timeout.as_secs(), "once, not for each message");
+    for result in &answer.results {
+        let status = tonic_types::Status::decode(&result.error.as_ref().unwrap().encode_to_vec()[..]).unwrap();
+        assert_eq!(Code::from_i32(status.code), Code::Unavailable);
+        assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+        assert!(result.name.starts_with("tenants/a/messages/msg_"), "it may be durable: {}", result.name);
+    }
+    // One call looks whether the log is back; the others need not wait for it.
+    let probe = node.publish(request([message("3")]));
+    let others = async {
+        tokio::task::yield_now().await;
+        let began = tokio::time::Instant::now();
+        let status = node.publish(request([message("4")])).await.unwrap_err();
+        assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+        assert_eq!(refusal(Err(status)), away);
+        assert!(began.elapsed().is_zero());
+        node.log.release();
+    };
+    let (answer, ()) = tokio::join!(probe, others);
+    assert!(answer.unwrap().results[0].error.is_none());
+    let answer = node.publish(request([message("5")])).await.unwrap();
+    assert!(answer.results[0].error.is_none());
+    let appended: Vec<_> = node.log.messages().into_iter().map(|record| record.payload).collect();
+    assert_eq!(appended, ["1", "2", "3", "5"].map(bytes::Bytes::from));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_does_not_keep_the_log_from_being_looked_at() {
+    let node = Node::new();
+    node.log.hold();
+    node.publish(request([message("1")])).await.unwrap();
+    timeout(Duration::from_secs(1), node.publish(request([message("2")]))).await.expect_err("it waits for the log");
+    node.log.release();
+    node.publish(request([message("3")])).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_call_needs_a_key_that_exists() {
     let node = Node::new();
     let missing = (Code::Unauthenticated, "API_KEY_MISSING".to_owned());
@@ -334,7 +435,11 @@ async fn an_unknown_tenant_is_not_found() {
 #[tokio::test]
 async fn every_wrong_field_is_named_and_nothing_is_appended() {
     let node = Node::new();
-    let wrong: [(&str, NewMessage); 15] = [
+    let ttl = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+    let wrong: [(&str, NewMessage); 18] = [
+        ("ttl", NewMessage { ttl: ttl(0, 999_999_999), ..message("1") }),
+        ("ttl", NewMessage { ttl: ttl(-5, 0), ..message("1") }),
+        ("ttl", NewMessage { ttl: ttl(30 * 86_400, 1), ..message("1") }),
         ("message_id", NewMessage { message_id: "a.b".into(), ..message("1") }),
         ("message_id", NewMessage { message_id: "x".repeat(65), ..message("1") }),
         ("event_type", NewMessage { event_type: String::new(), ..message("1") }),
@@ -560,11 +665,7 @@ async fn the_callers_trace_goes_on_and_without_one_a_trace_is_begun() {
 async fn a_full_batch_goes_over_the_wire_and_a_larger_request_is_refused() {
     let settings = Settings { max_payload_bytes: 1024 * 1024, ..Settings::default() };
     let node = Node::with(settings);
-    let incoming = TcpIncoming::from(TcpListener::bind("127.0.0.1:0").await.unwrap()).with_nodelay(Some(true));
-    let address = incoming.local_addr().unwrap();
-    let server = Server::builder().add_service(node.service.clone().into_server());
-    let server = tokio::spawn(server.serve_with_incoming(incoming));
-    let client = PublishServiceClient::connect(format!("http://{address}")).await.unwrap();
+    let client = node.serve().await;
     let call = |megabytes: usize| {
         let mut request =
             Request::new(request(vec![message(&format!("\"{}\"", "x".repeat(1024 * 1024 - 2))); megabytes]));
@@ -575,7 +676,6 @@ async fn a_full_batch_goes_over_the_wire_and_a_larger_request_is_refused() {
     assert_eq!(call(15).await.unwrap().into_inner().results.len(), 15);
     assert_eq!(call(17).await.unwrap_err().code(), Code::OutOfRange);
     assert_eq!(node.log.messages().len(), 15);
-    server.abort();
 }
 
 #[test]
@@ -586,33 +686,13 @@ fn settings_that_cannot_work_are_named() {
         (Settings { max_request_bytes: 1024, ..default() }, "publish.max_request_bytes"),
         (Settings { revision_timeout: Duration::from_secs(61), ..default() }, "publish.revision_timeout"),
         (Settings { max_staleness: Duration::ZERO, ..default() }, "publish.max_staleness"),
+        (Settings { append_timeout: Duration::ZERO, ..default() }, "publish.append_timeout"),
+        (Settings { max_in_flight: 0, ..default() }, "publish.max_in_flight must"),
+        (Settings { max_in_flight_bytes: 0, ..default() }, "publish.max_in_flight_bytes"),
     ] {
         assert!(settings.validate().unwrap_err().to_string().starts_with(name), "{name}");
     }
     default().validate().unwrap();
-}
-
-#[test]
-fn a_callers_time_is_read_as_grpc_writes_it() {
-    let timeouts = HashMap::from([
-        ("5S", Some(Duration::from_secs(5))),
-        ("2M", Some(Duration::from_secs(120))),
-        ("1H", Some(Duration::from_secs(3600))),
-        ("250m", Some(Duration::from_millis(250))),
-        ("99999999u", Some(Duration::from_micros(99_999_999))),
-        ("1n", Some(Duration::from_nanos(1))),
-        ("", None),
-        ("S", None),
-        ("-1S", None),
-        ("100000000n", None),
-        ("5 S", None),
-        ("5s", None),
-    ]);
-    for (text, expected) in timeouts {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("grpc-timeout", text.parse().unwrap());
-        assert_eq!(call_timeout(&metadata), expected, "{text:?}");
-    }
 }
 
 proptest! {
@@ -625,7 +705,7 @@ proptest! {
         let node = Node::new();
         let snapshot = node.service.config.current().unwrap();
         let caller = snapshot.api_key(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, KEY.as_bytes()).as_ref()).unwrap();
-        let new = NewMessage { message_id: id.clone(), event_type, payload: Some(Payload::Text(text.clone())), content_type, ordering_key };
+        let new = NewMessage { message_id: id.clone(), event_type, payload: Some(Payload::Text(text.clone())), content_type, ordering_key, ttl: None };
         match validate::batch(request([new]), &snapshot, caller, 1_000) {
             Ok(valid) => prop_assert!(valid[0].payload == text && (id.is_empty() || valid[0].id == id)),
             Err(Error::Invalid { violations }) => {

@@ -1,11 +1,13 @@
-//! What a batch must be, all of it or nothing. Pure, but for the ids that it makes.
+//! What messages must be: all of a batch, or each of a stream. Pure, but for the ids that it makes.
 
 use std::collections::{HashMap, HashSet};
+use std::slice;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hookwire_proto::name;
 use hookwire_proto::v1::new_message::Payload;
-use hookwire_proto::v1::{NewMessage, PublishMessagesRequest};
+use hookwire_proto::v1::{NewMessage, PublishMessagesRequest, StreamMessagesRequest};
 
 use crate::auth;
 use crate::cache::Snapshot;
@@ -13,6 +15,8 @@ use crate::cache::snapshot::ApiKey;
 use crate::error::{Error, Violation};
 
 const MAX_MESSAGES: usize = 1_000;
+const MIN_TTL: Duration = Duration::from_secs(1);
+const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 const MAX_ORDERING_KEY_CHARS: usize = 128;
 const MAX_CONTENT_TYPE_CHARS: usize = 128;
 const JSON: &str = "application/json";
@@ -34,6 +38,8 @@ pub struct Valid {
     pub payload: Bytes,
     /// Its type, never empty.
     pub content_type: String,
+    /// How long it may live, if it says.
+    pub ttl: Option<Duration>,
 }
 
 /// Checks a batch: that the caller may publish for the tenant, that the tenant exists, each field of each message, and
@@ -67,7 +73,7 @@ pub fn batch(
     let mut first_with_id = HashMap::new();
     for (index, message) in request.messages.into_iter().enumerate() {
         let id = message.message_id.clone();
-        if let Some(valid) = self::message(&tenant, index, message, max_payload_bytes, &mut wrong) {
+        if let Some(valid) = fields(&tenant, index, message, max_payload_bytes, &mut wrong) {
             messages.push(valid);
         }
         if !id.is_empty()
@@ -80,12 +86,68 @@ pub fn batch(
     if !snapshot.has_tenant(&tenant) {
         return Err(Error::TenantNotFound { tenant });
     }
-    registered(&tenant, &messages, snapshot)?;
-    fits_schemas(&tenant, &messages, snapshot)?;
+    registered(&tenant, 0, &messages, snapshot)?;
+    fits_schemas(&tenant, 0, &messages, snapshot)?;
     Ok(messages)
 }
 
-fn message(
+/// Checks what a request of a stream says besides its messages; its tenant, which the first request names and later ones may.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn stream_request(request: &StreamMessagesRequest, tenant: Option<&str>) -> Result<(), Error> {
+    let mut wrong = Wrong::default();
+    match tenant {
+        None => {
+            if let Err(error) = name::Tenant::parse(&request.parent) {
+                wrong.add("parent", error);
+            }
+        }
+        Some(tenant) if request.parent.is_empty() || request.parent == tenant => {}
+        Some(tenant) => {
+            wrong.add("parent", format_args!("must be empty or stay {tenant}: use a stream for each tenant"))
+        }
+    }
+    if request.min_revision < 0 {
+        wrong.add("min_revision", "must be 0 or the revision of a write");
+    }
+    if request.messages.len() > MAX_MESSAGES {
+        wrong.add("messages", format_args!("must be at most {MAX_MESSAGES} messages, not {}", request.messages.len()));
+    }
+    wrong.none()
+}
+
+/// Checks that the caller may publish for a tenant, and that there is one.
+///
+/// # Errors
+/// [`Error::PermissionDenied`], [`Error::TenantNotFound`].
+pub fn tenant(tenant: &str, snapshot: &Snapshot, caller: &ApiKey) -> Result<(), Error> {
+    auth::is_for_tenant(caller, tenant)?;
+    match snapshot.has_tenant(tenant) {
+        true => Ok(()),
+        false => Err(Error::TenantNotFound { tenant: tenant.to_owned() }),
+    }
+}
+
+/// Checks one message, with this index in its request, for itself.
+///
+/// # Errors
+/// As [`batch`], for the message alone.
+pub fn message(
+    tenant: &str,
+    index: usize,
+    message: NewMessage,
+    snapshot: &Snapshot,
+    max_payload_bytes: usize,
+) -> Result<Valid, Error> {
+    let mut wrong = Wrong::default();
+    let Some(valid) = fields(tenant, index, message, max_payload_bytes, &mut wrong) else { return Err(wrong.into()) };
+    registered(tenant, index, slice::from_ref(&valid), snapshot)?;
+    fits_schemas(tenant, index, slice::from_ref(&valid), snapshot)?;
+    Ok(valid)
+}
+
+fn fields(
     tenant: &str,
     index: usize,
     message: NewMessage,
@@ -102,6 +164,10 @@ fn message(
     }
     if message.ordering_key.chars().count() > MAX_ORDERING_KEY_CHARS {
         wrong.add(field(index, "ordering_key"), format_args!("must be at most {MAX_ORDERING_KEY_CHARS} characters"));
+    }
+    let ttl = message.ttl.and_then(|ttl| Duration::try_from(ttl).ok().filter(|ttl| (MIN_TTL..=MAX_TTL).contains(ttl)));
+    if message.ttl.is_some() && ttl.is_none() {
+        wrong.add(field(index, "ttl"), "must be 1 s to 30 days (2592000s), or not set");
     }
     let content_type = if message.content_type.is_empty() { JSON.to_owned() } else { message.content_type };
     if !is_content_type(&content_type) {
@@ -132,6 +198,7 @@ fn message(
         ordering_key: message.ordering_key,
         payload,
         content_type,
+        ttl,
     })
 }
 
@@ -168,11 +235,13 @@ fn is_json(content_type: &str) -> bool {
     content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(JSON)
 }
 
-fn registered(tenant: &str, messages: &[Valid], snapshot: &Snapshot) -> Result<(), Error> {
+/// `first` is the index of the first of these messages in their request.
+fn registered(tenant: &str, first: usize, messages: &[Valid], snapshot: &Snapshot) -> Result<(), Error> {
     let mut seen = HashSet::new();
     let event_types: Vec<_> = messages
         .iter()
-        .enumerate()
+        .zip(first..)
+        .map(|(message, index)| (index, message))
         .filter(|(_, message)| seen.insert(message.event_type.as_str()))
         .filter(|(_, message)| !snapshot.has_event_type(tenant, &message.event_type))
         .map(|(index, message)| (index, message.event_type.clone()))
@@ -184,9 +253,9 @@ fn registered(tenant: &str, messages: &[Valid], snapshot: &Snapshot) -> Result<(
 }
 
 /// Payloads fit the schemas of their event types, where the tenant wants that to be checked. Every payload, whatever its content type says.
-fn fits_schemas(tenant: &str, messages: &[Valid], snapshot: &Snapshot) -> Result<(), Error> {
+fn fits_schemas(tenant: &str, first: usize, messages: &[Valid], snapshot: &Snapshot) -> Result<(), Error> {
     let mut wrong = Wrong::default();
-    for (index, message) in messages.iter().enumerate() {
+    for (message, index) in messages.iter().zip(first..) {
         if let Some(schema) = snapshot.schema(tenant, &message.event_type) {
             for mistake in schema.mistakes(&message.payload) {
                 wrong
