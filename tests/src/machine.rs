@@ -131,6 +131,22 @@ impl Kafka {
         self.script(&["start"])
     }
 
+    /// Lets the broker stand still, its connections open.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.script(&["pause", "1"])
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.script(&["resume", "1"])
+    }
+
     /// These servers, with this Kafka in the place of theirs.
     pub fn instead(&self, servers: Servers) -> Servers {
         Servers {
