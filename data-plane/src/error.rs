@@ -8,7 +8,7 @@ use std::time::Duration;
 use hookwire_proto::{ERROR_DOMAIN, google_rpc};
 use prost::Message as _;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt as _};
 
 /// The most wrong fields that are told one by one: details travel in a header, and clients take only some KiB of headers.
 const MAX_FIELDS: usize = 20;
@@ -78,6 +78,16 @@ pub enum Error {
         /// What the node has.
         has: i64,
     },
+    /// The tenant's quota is used up. Nothing was written.
+    #[error(
+        "{tenant} has published all that its quota allows for now, and nothing was written; try again in {retry:.1?}"
+    )]
+    QuotaExceeded {
+        /// Name of the tenant.
+        tenant: String,
+        /// When some may be published again.
+        retry: Duration,
+    },
     /// The log is away, as other calls have found out. Nothing was written.
     #[error("the log is unavailable and nothing was written; try again in a second")]
     LogUnavailable,
@@ -100,6 +110,7 @@ impl Error {
             Self::Invalid { .. } => Code::InvalidArgument,
             Self::TenantNotFound { .. } => Code::NotFound,
             Self::EventTypesNotRegistered { .. } => Code::FailedPrecondition,
+            Self::QuotaExceeded { .. } => Code::ResourceExhausted,
             Self::NotReady { .. } | Self::RevisionNotReached { .. } | Self::LogUnavailable => Code::Unavailable,
         }
     }
@@ -115,6 +126,7 @@ impl Error {
             Self::EventTypesNotRegistered { .. } => "EVENT_TYPE_NOT_REGISTERED",
             Self::NotReady { .. } => "NOT_READY",
             Self::RevisionNotReached { .. } => "REVISION_NOT_REACHED",
+            Self::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
             Self::LogUnavailable => "LOG_UNAVAILABLE",
         }
     }
@@ -142,6 +154,11 @@ impl From<Error> for Status {
             }
             Error::TenantNotFound { tenant } => {
                 details.set_resource_info("hookwire.dev/Tenant", tenant, "", "");
+            }
+            Error::QuotaExceeded { tenant, retry } => {
+                details.set_retry_info(Some(*retry));
+                let description = "publish_quota, or publish.tenant_messages_per_second of this node";
+                details.set_quota_failure(vec![QuotaViolation::new(tenant, description)]);
             }
             Error::LogUnavailable => {
                 details.set_retry_info(Some(LOG_RETRY));

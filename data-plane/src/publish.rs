@@ -3,6 +3,7 @@
 //! * `PublishMessages` is here: a batch, which is valid as a whole or refused as a whole
 //! * [`stream`]: `StreamMessages`, in which each message stands for itself
 //! * [`call`]: what a call brings besides messages; [`validate`]: what a message must be
+//! * [`quota`]: how much a tenant may publish
 //! * [`appends`]: what is not acknowledged yet, in order; [`circuit`]: whether the log is away
 
 use std::sync::Arc;
@@ -27,10 +28,12 @@ use crate::trace;
 use appends::Appends;
 use call::Call;
 use circuit::Circuit;
+use quota::Quotas;
 
 mod appends;
 mod call;
 mod circuit;
+pub mod quota;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -61,6 +64,9 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// The same for the bytes of their payloads: of each stream, so much memory and one request besides. 16 MiB by default.
     pub max_in_flight_bytes: usize,
+    /// Messages a second that may be published through this node for a tenant without a `publish_quota` of its own, and at once after a
+    /// pause as many as come in one second. 0, the default: no limit.
+    pub tenant_messages_per_second: f64,
 }
 
 impl Default for Settings {
@@ -73,6 +79,7 @@ impl Default for Settings {
             append_timeout: Duration::from_secs(5),
             max_in_flight: 10_000,
             max_in_flight_bytes: 16 * 1024 * 1024,
+            tenant_messages_per_second: 0.0,
         }
     }
 }
@@ -107,6 +114,10 @@ impl Settings {
         if self.max_in_flight_bytes == 0 {
             return Err(SettingError("publish.max_in_flight_bytes must be at least 1"));
         }
+        // Not a number is in no range.
+        if self.tenant_messages_per_second != 0.0 && !(0.01..=1e6).contains(&self.tenant_messages_per_second) {
+            return Err(SettingError("publish.tenant_messages_per_second must be 0.01 to 1000000, or 0 for no limit"));
+        }
         Ok(())
     }
 }
@@ -122,6 +133,7 @@ pub struct Publish {
     config: Config,
     log: Arc<dyn Log>,
     circuit: Arc<Circuit>,
+    quotas: Arc<Quotas>,
     settings: Settings,
     draining: CancellationToken,
 }
@@ -129,7 +141,8 @@ pub struct Publish {
 impl Publish {
     /// A service that appends to `log` and takes no new call once `draining` is cancelled.
     pub fn new(config: Config, log: Arc<dyn Log>, settings: Settings, draining: CancellationToken) -> Self {
-        Self { config, log, circuit: Arc::default(), settings, draining }
+        let quotas = Arc::new(Quotas::new(settings.tenant_messages_per_second));
+        Self { config, log, circuit: Arc::default(), quotas, settings, draining }
     }
 
     /// For tonic's server.
@@ -142,8 +155,11 @@ impl Publish {
         self.ready()?;
         let snapshot = self.snapshot(call, request.min_revision).await?;
         let caller = call.authenticate(&snapshot)?;
+        let tenant = request.parent.clone();
         let messages = validate::batch(request, &snapshot, &caller, self.settings.max_payload_bytes)?;
         let probe = self.circuit.admit()?;
+        let taken = self.quotas.take(&tenant, snapshot.publish_quota(&tenant), messages.len());
+        taken.map_err(|retry| Error::QuotaExceeded { tenant, retry })?;
         let (mut appends, stamp) = (self.appends(), Stamp::new(call, snapshot.revision()));
         messages.into_iter().for_each(|message| appends.append(stamp.record(message)));
         appends.keep(probe);

@@ -3,8 +3,8 @@
 use hookwire_proto::name;
 use hookwire_proto::v1::tenant_service_server::TenantService;
 use hookwire_proto::v1::{
-    CreateTenantRequest, DeleteTenantRequest, GetTenantRequest, ListTenantsRequest, ListTenantsResponse, Tenant,
-    UpdateTenantRequest,
+    CreateTenantRequest, DeleteTenantRequest, GetTenantRequest, ListTenantsRequest, ListTenantsResponse, PublishQuota,
+    Tenant, UpdateTenantRequest,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -14,6 +14,10 @@ use super::page::Page;
 use super::validate::{Violations, field};
 use super::{Api, Error, LOG_RETAINED_UNTIL_METADATA, mask, written};
 use crate::auth::Rpc;
+
+const MIN_MESSAGES_PER_SECOND: f64 = 0.01;
+const MAX_MESSAGES_PER_SECOND: f64 = 1_000_000.0;
+const MAX_BURST: i32 = 1_000_000;
 
 #[tonic::async_trait]
 impl TenantService for Api {
@@ -91,4 +95,15 @@ impl TenantService for Api {
 fn check(violations: &mut Violations, tenant: &Tenant) {
     violations.display_name("tenant.display_name", &tenant.display_name);
     violations.labels("tenant.labels", &tenant.labels);
+    if let Some(PublishQuota { messages_per_second, burst }) = tenant.publish_quota {
+        // Not a number is in no range.
+        if !(MIN_MESSAGES_PER_SECOND..=MAX_MESSAGES_PER_SECOND).contains(&messages_per_second) {
+            let detail = format!("must be {MIN_MESSAGES_PER_SECOND} to {MAX_MESSAGES_PER_SECOND}");
+            violations.add("tenant.publish_quota.messages_per_second", detail);
+        }
+        if !(0..=MAX_BURST).contains(&burst) {
+            let detail = format!("must be 1 to {MAX_BURST}, or 0 for what comes in one second");
+            violations.add("tenant.publish_quota.burst", detail);
+        }
+    }
 }

@@ -41,6 +41,10 @@ pub mod tenant {
         pub validate_payloads: bool,
         /// An encoded `hookwire.v1.Tenant` that has its labels only.
         pub labels: Vec<u8>,
+        /// Messages a second that may be published, if it has a quota of its own.
+        pub publish_rate: Option<f64>,
+        /// The burst of this quota.
+        pub publish_burst: i32,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -31,6 +31,8 @@ impl Store {
             revision: write.revision,
             validate_payloads: new.validate_payloads,
             labels: labels(new),
+            publish_rate: new.publish_quota.map(|quota| quota.messages_per_second),
+            publish_burst: new.publish_quota.map_or(0, |quota| quota.burst),
         };
         row.clone().into_active_model().insert(&write.transaction).await.map_err(|error| {
             let exists = || already_exists(tenant);
@@ -78,6 +80,8 @@ impl Store {
         row.display_name.clone_from(&next.display_name);
         row.validate_payloads = next.validate_payloads;
         row.labels = labels(&next);
+        row.publish_rate = next.publish_quota.map(|quota| quota.messages_per_second);
+        row.publish_burst = next.publish_quota.map_or(0, |quota| quota.burst);
         (row.update_time, row.revision) = (write.now, write.revision);
         row.clone().into_active_model().reset_all().update(&write.transaction).await.map_err(Error::from)?;
         write.put(config::Resource::from(&row));
@@ -154,6 +158,11 @@ fn labels(tenant: &v1::Tenant) -> Vec<u8> {
 }
 
 impl Model {
+    /// Messages a second and burst, if it has a quota of its own.
+    fn publish_quota(&self) -> Option<(f64, i32)> {
+        self.publish_rate.map(|rate| (rate, self.publish_burst))
+    }
+
     fn name(&self) -> String {
         name::Tenant { tenant: self.id.clone() }.to_string()
     }
@@ -164,6 +173,8 @@ impl TryFrom<Model> for v1::Tenant {
 
     fn try_from(row: Model) -> Result<Self, Error> {
         let name = row.name();
+        let quota = |(messages_per_second, burst)| v1::PublishQuota { messages_per_second, burst };
+        let publish_quota = row.publish_quota().map(quota);
         let Self { labels, .. } = Self::decode(&*row.labels)
             .map_err(|error| Error::Corrupt { detail: format!("the labels of {name}: {error}") })?;
         Ok(Self {
@@ -175,13 +186,19 @@ impl TryFrom<Model> for v1::Tenant {
             etag: etag(row.revision),
             validate_payloads: row.validate_payloads,
             labels,
+            publish_quota,
         })
     }
 }
 
 impl From<&Model> for config::Resource {
     fn from(row: &Model) -> Self {
-        let tenant = config::Tenant { name: row.name(), validate_payloads: row.validate_payloads };
+        let quota = |(messages_per_second, burst)| config::PublishQuota { messages_per_second, burst };
+        let tenant = config::Tenant {
+            name: row.name(),
+            validate_payloads: row.validate_payloads,
+            publish_quota: row.publish_quota().map(quota),
+        };
         Self { resource: Some(config::resource::Resource::Tenant(tenant)) }
     }
 }

@@ -71,6 +71,35 @@ async fn an_update_changes_what_its_mask_names(database: Database) {
     let got = client.tenants.get_tenant(GetTenantRequest { name: name.clone() }).await.unwrap().into_inner();
     assert_eq!(got, changed);
 
+    // A quota, a part of it, none.
+    let quota = |messages_per_second, burst| Some(PublishQuota { messages_per_second, burst });
+    for (publish_quota, paths, expected) in [
+        (quota(0.5, 20), vec!["publish_quota"], quota(0.5, 20)),
+        (quota(0.0, 0), vec!["publish_quota.burst"], quota(0.5, 0)),
+        (quota(1e6, 1_000_000), vec![], quota(1e6, 1_000_000)),
+        (None, vec!["display_name"], quota(1e6, 1_000_000)),
+        (None, vec!["publish_quota"], None),
+    ] {
+        let update = Tenant { name: name.clone(), publish_quota, ..Default::default() };
+        let request = UpdateTenantRequest { tenant: Some(update), update_mask: mask(&paths) };
+        let changed = client.tenants.update_tenant(request).await.unwrap().into_inner();
+        assert_eq!(changed.publish_quota, expected);
+        let got = client.tenants.get_tenant(GetTenantRequest { name: name.clone() }).await.unwrap().into_inner();
+        assert_eq!(got, changed);
+    }
+    for (publish_quota, field) in [
+        (quota(0.0, 1), "messages_per_second"),
+        (quota(f64::NAN, 1), "messages_per_second"),
+        (quota(1e6 + 1.0, 1), "messages_per_second"),
+        (quota(1.0, -1), "burst"),
+        (quota(1.0, 1_000_001), "burst"),
+    ] {
+        let update = Tenant { name: name.clone(), publish_quota, ..Default::default() };
+        let request = UpdateTenantRequest { tenant: Some(update), update_mask: None };
+        let field = format!("tenant.publish_quota.{field}");
+        assert_eq!(refusal(client.tenants.update_tenant(request).await), invalid([field.as_str()]));
+    }
+
     let update = Tenant { name: name.clone(), display_name: "x".into(), ..Default::default() };
     let request = UpdateTenantRequest { tenant: Some(update), update_mask: mask(&["display_nam", "display_name"]) };
     assert_eq!(refusal(client.tenants.update_tenant(request).await), invalid(["update_mask"]));

@@ -16,6 +16,7 @@ use twox_hash::XxHash3_64;
 use url::Url;
 
 use super::settings::Settings;
+use crate::publish::quota::Quota;
 
 /// A subscription, ready for use.
 #[derive(Debug)]
@@ -109,6 +110,7 @@ impl From<config::ApiKey> for ApiKey {
 #[derive(Debug, Clone, Copy)]
 struct Tenant {
     validate_payloads: bool,
+    publish_quota: Option<Quota>,
 }
 
 /// Subscriptions that a pattern of a tenant selects: usually one or two, so a slice, copied when it changes.
@@ -185,6 +187,11 @@ impl Snapshot {
         self.event_types.get(event_type_name(tenant, event_type).as_str())?.clone()
     }
 
+    /// How much may be published for a tenant, if it has a quota of its own.
+    pub fn publish_quota(&self, tenant: &str) -> Option<Quota> {
+        self.tenants.get(tenant)?.publish_quota
+    }
+
     /// The API key with this SHA-256.
     pub fn api_key(&self, hash: &[u8]) -> Option<&Arc<ApiKey>> {
         self.api_keys.get(hash)
@@ -239,7 +246,9 @@ impl Snapshot {
         match resource.resource {
             Some(resource::Resource::Tenant(tenant)) => {
                 let validate_payloads = tenant.validate_payloads;
-                self.tenants.insert(tenant.name.into(), Tenant { validate_payloads });
+                let quota = |quota: config::PublishQuota| Quota::new(quota.messages_per_second, quota.burst);
+                let publish_quota = tenant.publish_quota.map(quota);
+                self.tenants.insert(tenant.name.into(), Tenant { validate_payloads, publish_quota });
             }
             Some(resource::Resource::EventType(event_type)) => {
                 let schema = (!event_type.schema.is_empty()).then(|| Schema::compile(&event_type.schema)).transpose();

@@ -4,6 +4,7 @@
 //! then. So nothing is spawned, and who doesn't read results is not read from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
@@ -54,7 +55,7 @@ struct Session {
     /// `tenants/{tenant}`, once the first request has named it.
     tenant: Option<String>,
     appends: Appends,
-    /// A request that asks for a revision which is not there yet. Nothing is read meanwhile.
+    /// A request that asks for a revision which is not there yet, or for more than the quota has. Nothing is read meanwhile.
     reaching: Option<BoxFuture<'static, Reached>>,
     /// How many results were told.
     told: i64,
@@ -82,7 +83,7 @@ impl Session {
                     let judged = self.judge_again(changed);
                     self.end_if_refused(judged);
                 }
-                () = self.publish.draining.cancelled(), if goes_on && !waits => {
+                () = self.publish.draining.cancelled(), if goes_on => {
                     self.end_if_refused(self.publish.ready());
                 }
                 request = self.requests.next(), if goes_on && !waits && has_room => match request {
@@ -101,6 +102,7 @@ impl Session {
     fn end_if_refused(&mut self, result: Result<(), Error>) {
         if let Err(error) = result {
             self.end.get_or_insert(Err(error.into()));
+            self.reaching = None;
         }
     }
 
@@ -109,14 +111,20 @@ impl Session {
         match self.publish.config.current() {
             Some(current) if current.revision() >= request.min_revision => self.take(request, Ok(current)),
             _ => {
-                let (publish, call) = (self.publish.clone(), self.call.clone());
-                self.reaching = Some(Box::pin(async move {
-                    let snapshot = publish.snapshot(&call, request.min_revision).await;
-                    (request, snapshot)
-                }));
+                self.wait(request, Duration::ZERO);
                 Ok(())
             }
         }
+    }
+
+    /// Takes a request later, with the snapshot of then.
+    fn wait(&mut self, request: StreamMessagesRequest, time: Duration) {
+        let (publish, call) = (self.publish.clone(), self.call.clone());
+        self.reaching = Some(Box::pin(async move {
+            tokio::time::sleep(time).await;
+            let snapshot = publish.snapshot(&call, request.min_revision).await;
+            (request, snapshot)
+        }));
     }
 
     /// Appends the messages of a request, or refuses each for itself.
@@ -134,10 +142,15 @@ impl Session {
         };
         let caller = self.call.authenticate(&snapshot)?;
         validate::stream_request(&request, self.tenant.as_deref())?;
-        let tenant = self.tenant.get_or_insert(request.parent);
+        let tenant = self.tenant.get_or_insert_with(|| request.parent.clone());
         validate::tenant(tenant, &snapshot, &caller)?;
 
         let admitted = self.publish.circuit.admit();
+        let quota = snapshot.publish_quota(tenant);
+        if let Err(time) = self.publish.quotas.take(tenant, quota, request.messages.len()) {
+            self.wait(request, time);
+            return Ok(());
+        }
         let stamp = Stamp::new(&self.call, snapshot.revision());
         for (index, message) in request.messages.into_iter().enumerate() {
             let max_bytes = self.publish.settings.max_payload_bytes;

@@ -144,6 +144,12 @@ fn tenant(name: &str) -> config::Resource {
     }
 }
 
+fn tenant_with_quota(name: &str, messages_per_second: f64, burst: i32) -> config::Resource {
+    let publish_quota = Some(config::PublishQuota { messages_per_second, burst });
+    let tenant = config::Tenant { name: name.into(), publish_quota, ..config::Tenant::default() };
+    config::Resource { resource: Some(resource::Resource::Tenant(tenant)) }
+}
+
 fn event_type(name: &str) -> config::Resource {
     config::Resource {
         resource: Some(resource::Resource::EventType(config::EventType {
@@ -265,7 +271,8 @@ fn fields(answer: Answer) -> Vec<String> {
 #[tokio::test]
 async fn payloads_fit_their_schema_where_the_tenant_asks_for_it() {
     let node = Node::new();
-    let tenant = |validate_payloads| config::Tenant { name: "tenants/a".into(), validate_payloads };
+    let tenant =
+        |validate_payloads| config::Tenant { name: "tenants/a".into(), validate_payloads, ..Default::default() };
     let event_type = config::EventType {
         name: "tenants/a/eventTypes/invoice.paid".into(),
         schema: r#"{"type": "object", "required": ["id"]}"#.into(),
@@ -327,6 +334,30 @@ async fn a_time_to_live_is_counted_from_publishing() {
         .map(|record| (record.expire_time_ms != 0).then(|| record.expire_time_ms - record.publish_time_ms))
         .collect();
     assert_eq!(lives, [None, Some(1_000), Some(30 * 86_400_000)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_used_up_the_quota_is_told_when_to_come_back_and_others_do_not_notice() {
+    let node = Node::new();
+    node.apply(put(8, tenant_with_quota("tenants/a", 10.0, 20)));
+    // All of a batch or nothing, also beyond the burst.
+    node.publish(request(vec![message("1"); 50])).await.unwrap();
+    let status = node.publish(request([message("2")])).await.unwrap_err();
+    let retry = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert_eq!(retry.as_millis(), 3_100, "30 too many, and the one that is asked for");
+    assert_eq!(status.get_details_quota_failure().unwrap().violations[0].subject, "tenants/a");
+    assert_eq!(refusal(Err(status)), (Code::ResourceExhausted, "QUOTA_EXCEEDED".to_owned()));
+    // What is refused uses nothing up.
+    node.publish(request([message("no JSON")])).await.unwrap_err();
+    let other = NewMessage { event_type: "user.created".into(), ..message("3") };
+    let other = PublishMessagesRequest { parent: "tenants/b".into(), ..request([other]) };
+    node.publish(other).await.unwrap();
+    tokio::time::sleep(retry).await;
+    node.publish(request([message("4")])).await.unwrap();
+    node.publish(request([message("5")])).await.unwrap_err();
+    node.apply(put(9, tenant("tenants/a")));
+    node.publish(request([message("6")])).await.unwrap();
+    assert_eq!(node.log.messages().len(), 53);
 }
 
 #[tokio::test(start_paused = true)]
@@ -689,6 +720,8 @@ fn settings_that_cannot_work_are_named() {
         (Settings { append_timeout: Duration::ZERO, ..default() }, "publish.append_timeout"),
         (Settings { max_in_flight: 0, ..default() }, "publish.max_in_flight must"),
         (Settings { max_in_flight_bytes: 0, ..default() }, "publish.max_in_flight_bytes"),
+        (Settings { tenant_messages_per_second: f64::NAN, ..default() }, "publish.tenant_messages_per_second"),
+        (Settings { tenant_messages_per_second: -1.0, ..default() }, "publish.tenant_messages_per_second"),
     ] {
         assert!(settings.validate().unwrap_err().to_string().starts_with(name), "{name}");
     }

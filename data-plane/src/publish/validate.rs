@@ -14,7 +14,8 @@ use crate::cache::Snapshot;
 use crate::cache::snapshot::ApiKey;
 use crate::error::{Error, Violation};
 
-const MAX_MESSAGES: usize = 1_000;
+/// The most messages of a request.
+pub(super) const MAX_MESSAGES: usize = 1_000;
 const MIN_TTL: Duration = Duration::from_secs(1);
 const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 const MAX_ORDERING_KEY_CHARS: usize = 128;

@@ -17,6 +17,7 @@ mod m0006_secrets;
 mod m0007_times;
 mod m0008_states;
 mod m0009_health;
+mod m0010_publish_quota;
 
 /// All steps, in order.
 pub(super) struct Migrator;
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0007_times::Migration),
             Box::new(m0008_states::Migration),
             Box::new(m0009_health::Migration),
+            Box::new(m0010_publish_quota::Migration),
         ]
     }
 }

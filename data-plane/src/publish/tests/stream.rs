@@ -279,3 +279,32 @@ async fn a_log_that_is_away_is_the_result_of_messages_until_it_is_back() {
     caller.send([with_id("m-3")]);
     assert_eq!(caller.results(1).await, [named("m-3")]);
 }
+
+#[tokio::test]
+async fn a_stream_over_its_quota_waits_and_loses_nothing() {
+    let node = Node::new();
+    node.apply(put(8, tenant_with_quota("tenants/a", 100.0, 1)));
+    let mut caller = Caller::open(&node, KEY).await.unwrap();
+    let began = std::time::Instant::now();
+    (0..20).for_each(|n| caller.send([with_id(&format!("m-{n}"))]));
+    assert_eq!(caller.results(20).await, (0..20).map(|n| named(&format!("m-{n}"))).collect::<Vec<_>>());
+    assert!(began.elapsed() >= Duration::from_millis(190), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_for_its_quota_is_told_of_what_ends_it() {
+    for (name, end) in [("apiKeys/publisher", unauthenticated()), ("", (Code::Unavailable, "NOT_READY".to_owned()))] {
+        let node = Node::new();
+        node.apply(put(8, tenant_with_quota("tenants/a", 0.01, 1)));
+        let mut caller = Caller::open(&node, KEY).await.unwrap();
+        caller.send([with_id("m-0")]);
+        caller.send([with_id("m-1")]);
+        assert_eq!(caller.results(1).await, [named("m-0")]);
+        match name {
+            "" => node.draining.cancel(),
+            name => node.apply(delete(9, name)),
+        }
+        assert_eq!(caller.end().await, Err(end));
+        assert_eq!(node.log.messages().len(), 1);
+    }
+}
