@@ -157,7 +157,7 @@ impl From<Error> for Status {
             }
             Error::QuotaExceeded { tenant, retry } => {
                 details.set_retry_info(Some(*retry));
-                let description = "publish_quota, or publish.tenant_messages_per_second of this node";
+                let description = "publish_quota of the tenant, or else publish.tenant_messages_per_second of the node";
                 details.set_quota_failure(vec![QuotaViolation::new(tenant, description)]);
             }
             Error::LogUnavailable => {

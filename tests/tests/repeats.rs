@@ -8,8 +8,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hookwire_proto::v1::NewMessage;
 use hookwire_tests::api::{Api, message};
-use hookwire_tests::cluster::{Cluster, Options, Shape};
-use hookwire_tests::process::Process;
+use hookwire_tests::cluster::{Cluster, Member, Options, Shape};
 use hookwire_tests::{on_both_shapes, say, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -34,8 +33,8 @@ async fn repeats_are_harmless(cluster: &mut Cluster) -> Result<()> {
 
     publishing.round(0, &cluster.publishers()?).await?;
     wait_until("the fan-out has begun", LIMIT, async || Ok(count(cluster) > 0)).await?;
-    for process in processes(cluster) {
-        process.kill()?;
+    for node in nodes(cluster) {
+        node.process.kill()?;
     }
     let before = count(cluster);
     ensure!(before < MESSAGES * SUBSCRIPTIONS, "the fan-out was over before the kill");
@@ -59,9 +58,8 @@ async fn repeats_are_harmless(cluster: &mut Cluster) -> Result<()> {
     }
 
     // Partitions move from node to node, and back.
-    for index in 0..processes(cluster).count() {
-        let Some(process) = processes(cluster).nth(index) else { break };
-        ensure!(process.terminate(LIMIT).await?.success());
+    for index in 0..nodes(cluster).len() {
+        ensure!(nodes(cluster)[index].process.terminate(LIMIT).await?.success());
         if cluster.shape == Shape::Production {
             let rest = cluster.publishers()?.into_iter().enumerate().filter(|(other, _)| *other != index);
             publishing.round(2 + index, &rest.map(|(_, publisher)| publisher).collect::<Vec<_>>()).await?;
@@ -139,21 +137,16 @@ fn count(cluster: &Cluster) -> usize {
 }
 
 /// Those that dispatch and deliver.
-fn processes(cluster: &mut Cluster) -> impl Iterator<Item = &mut Process> {
-    let members = match cluster.shape {
+fn nodes(cluster: &mut Cluster) -> &mut Vec<Member> {
+    match cluster.shape {
         Shape::Embedded => &mut cluster.control_planes,
         Shape::Production => &mut cluster.nodes,
-    };
-    members.iter_mut().map(|member| &mut member.process)
+    }
 }
 
 /// Starts those again that do not run.
 async fn restart(cluster: &mut Cluster) -> Result<()> {
-    let members = match cluster.shape {
-        Shape::Embedded => &mut cluster.control_planes,
-        Shape::Production => &mut cluster.nodes,
-    };
-    for member in members.iter_mut().filter(|member| !member.process.is_started()) {
+    for member in nodes(cluster).iter_mut().filter(|member| !member.process.is_started()) {
         member.restart().await?;
     }
     Ok(())

@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use hookwire_log::{Topic, codec};
 use hookwire_proto::log::DeadReason;
+use hookwire_proto::v1::NewMessage;
 use hookwire_tests::api::{message, secret_of};
 use hookwire_tests::cluster::{Cluster, Options};
 use hookwire_tests::receiver::{Arrival, Behaviour};
 use hookwire_tests::verifier::{Expectation, Verifiers};
-use hookwire_tests::{on_both_shapes, say};
+use hookwire_tests::{on_both_shapes, say, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The longest attempt timeout that there is: time enough for the others to have had all that is theirs, on any machine.
@@ -89,6 +90,43 @@ async fn the_end_of_the_schedule_is_a_dead_letter(cluster: &mut Cluster) -> Resu
     ensure!(more.is_err(), "a fourth attempt of three");
     ensure!(receiver.arrivals("/gone").len() == 1, "another attempt after 410");
 
+    let dead = dead_letters(cluster).await?;
+    let expected = [(never, (DeadReason::Exhausted, Some(503))), (gone, (DeadReason::Gone, Some(410)))];
+    ensure!(dead == BTreeMap::from(expected), "the dead letters are {dead:?}");
+    Ok(())
+}
+
+async fn a_message_does_not_outlive_its_time(cluster: &mut Cluster) -> Result<()> {
+    let control = cluster.control(0)?;
+    let tenant = control.new_tenant(&["l.event"]).await?;
+    let receiver = &cluster.receiver;
+    receiver.script("/down", [], Behaviour::Close);
+    let revision = control.subscribe(&tenant, &receiver.url("/down"), &["l.event"]).await?.revision;
+    let ttl = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let of = |id: &str, ttl| NewMessage { message_id: id.into(), ttl, ..message("l.event", "{}") };
+    let batch = vec![of("short", ttl(2)), of("long", ttl(86_400)), of("none", None)];
+    cluster.publisher()?.publish(&tenant, batch, revision).await?;
+    // All three attempts of two, and what the other has until its time is over.
+    wait_until("two have used up the schedule", LIMIT, async || {
+        let arrivals = receiver.arrivals("/down");
+        let all = |id| arrivals.iter().filter(|arrival| arrival.id() == id).count() == 3;
+        Ok(all("long") && all("none"))
+    })
+    .await?;
+    receiver.quiet(Duration::from_secs(2), LIMIT).await?;
+    let arrivals = receiver.arrivals("/down");
+    let short: Vec<_> = arrivals.iter().filter(|arrival| arrival.id() == "short").cloned().collect();
+    ensure!(attempts(&short).len() < 3, "an attempt after its time: {:?}", gaps(&short));
+
+    let dead = dead_letters(cluster).await?;
+    let reasons: Vec<_> = dead.iter().map(|(id, (reason, _))| (id.as_str(), *reason)).collect();
+    let (exhausted, expired) = (DeadReason::Exhausted, DeadReason::Expired);
+    ensure!(reasons == [("long", exhausted), ("none", exhausted), ("short", expired)], "{reasons:?}");
+    Ok(())
+}
+
+/// Why each message is dead, and the status of its last attempt.
+async fn dead_letters(cluster: &mut Cluster) -> Result<BTreeMap<String, (DeadReason, Option<i32>)>> {
     let log = cluster.open_log().await?;
     let mut dead = BTreeMap::new();
     for partition in 0..log.layout().partitions(Topic::DeadLetters) {
@@ -105,9 +143,7 @@ async fn the_end_of_the_schedule_is_a_dead_letter(cluster: &mut Cluster) -> Resu
         }
     }
     log.close().await;
-    let expected = [(never, (DeadReason::Exhausted, Some(503))), (gone, (DeadReason::Gone, Some(410)))];
-    ensure!(dead == BTreeMap::from(expected), "the dead letters are {dead:?}");
-    Ok(())
+    Ok(dead)
 }
 
 async fn a_troubled_recipient_holds_up_nobody(cluster: &mut Cluster) -> Result<()> {
@@ -143,4 +179,9 @@ async fn a_troubled_recipient_holds_up_nobody(cluster: &mut Cluster) -> Result<(
 
 on_both_shapes!(again, short_schedule(), failures_are_tried_again);
 on_both_shapes!(dead_letters, short_schedule(), the_end_of_the_schedule_is_a_dead_letter);
+on_both_shapes!(
+    time_to_live,
+    Options::default().schedule(&[0, 1500, 1500], &[500, 2000]),
+    a_message_does_not_outlive_its_time
+);
 on_both_shapes!(isolation, patient(), a_troubled_recipient_holds_up_nobody);

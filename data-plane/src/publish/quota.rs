@@ -73,23 +73,22 @@ impl Quotas {
 impl Buckets {
     fn take(&mut self, tenant: &str, quota: Quota, messages: usize, now_ns: i64) -> Result<(), Duration> {
         let interval = |messages: usize| quota.interval_ns.saturating_mul(i64::try_from(messages).unwrap_or(i64::MAX));
-        // Not more than the quota that it has now lets it owe: it may have had a smaller one when it was used up.
-        let most = now_ns.saturating_add(quota.tolerance_ns).saturating_add(interval(MAX_MESSAGES));
-        let full_ns = self.full_ns.get(tenant).map_or(now_ns, |full_ns| (*full_ns).clamp(now_ns, most));
-        let owes_ns = full_ns - now_ns - quota.tolerance_ns;
-        if let Some(wait_ns) = u64::try_from(owes_ns).ok().filter(|wait_ns| *wait_ns > 0) {
-            return Err(Duration::from_nanos(wait_ns));
-        }
-        let full_ns = full_ns.saturating_add(interval(messages));
-        if let Some(known) = self.full_ns.get_mut(tenant) {
-            *known = full_ns;
+        if let Some(full_ns) = self.full_ns.get_mut(tenant) {
+            // Not more than the quota that it has now lets it owe: it may have had a smaller one when it was used up.
+            let most = now_ns.saturating_add(quota.tolerance_ns).saturating_add(interval(MAX_MESSAGES));
+            *full_ns = (*full_ns).clamp(now_ns, most);
+            let wait_ns = u64::try_from(*full_ns - now_ns - quota.tolerance_ns).unwrap_or_default();
+            if wait_ns > 0 {
+                return Err(Duration::from_nanos(wait_ns));
+            }
+            *full_ns = full_ns.saturating_add(interval(messages));
             return Ok(());
         }
         if self.full_ns.len() >= self.many {
             self.full_ns.retain(|_, full_ns| *full_ns > now_ns);
             self.many = (self.full_ns.len() * 2).max(FEW);
         }
-        self.full_ns.insert(tenant.to_owned(), full_ns);
+        self.full_ns.insert(tenant.to_owned(), now_ns.saturating_add(interval(messages)));
         Ok(())
     }
 }
@@ -130,7 +129,9 @@ mod tests {
     fn a_larger_quota_helps_at_once() {
         let mut buckets = buckets();
         buckets.take("a", Quota::new(0.01, 1), 1_000, 0).unwrap();
-        assert_eq!(buckets.take("a", Quota::new(1_000.0, 1), 1, 0), Err(Duration::from_secs(1)));
+        let larger = Quota::new(1_000.0, 1);
+        assert_eq!(buckets.take("a", larger, 1, 0), Err(Duration::from_secs(1)));
+        buckets.take("a", larger, 1, SECOND).unwrap();
     }
 
     #[test]

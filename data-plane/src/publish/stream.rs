@@ -134,7 +134,10 @@ impl Session {
     fn take(&mut self, request: StreamMessagesRequest, snapshot: Result<Arc<Snapshot>, Error>) -> Result<(), Error> {
         let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
+            // It is told to those with a key only.
             Err(error @ Error::RevisionNotReached { .. }) => {
+                validate::stream_request(&request, self.tenant.as_deref())?;
+                self.tenant.get_or_insert(request.parent);
                 request.messages.iter().for_each(|_| self.appends.refuse(error.clone().into()));
                 return Ok(());
             }

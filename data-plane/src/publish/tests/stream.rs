@@ -255,7 +255,7 @@ async fn a_revision_that_does_not_come_is_the_result_of_those_who_asked_for_it()
     let mut caller = Caller::open(&node, KEY).await.unwrap();
     let parent = "tenants/a".to_owned();
     caller.send_request(StreamMessagesRequest { parent, messages: vec![message("1"), message("2")], min_revision: 8 });
-    caller.send([with_id("m-2")]);
+    caller.send_request(StreamMessagesRequest { messages: vec![with_id("m-2")], ..Default::default() });
     let late = || Err("REVISION_NOT_REACHED".to_owned());
     assert_eq!(caller.results(3).await, [late(), late(), named("m-2")]);
 }
