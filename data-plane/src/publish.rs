@@ -1,10 +1,10 @@
 //! Publishing: authenticate against the snapshot, validate, append, answer message by message.
 //!
 //! * `PublishMessages` is here: a batch, which is valid as a whole or refused as a whole
-//! * [`stream`]: `StreamMessages`, in which each message stands for itself
-//! * [`call`]: what a call brings besides messages; [`validate`]: what a message must be
+//! * `stream`: `StreamMessages`, in which each message stands for itself
+//! * `call`: what a call brings besides messages; `validate`: what a message must be
 //! * [`quota`]: how much a tenant may publish
-//! * [`appends`]: what is not acknowledged yet, in order; [`circuit`]: whether the log is away
+//! * `appends`: what is not acknowledged yet, in order; `circuit`: whether the log is away
 
 use std::sync::Arc;
 use std::time::Duration;
