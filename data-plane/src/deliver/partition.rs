@@ -12,33 +12,29 @@
 //! the partition is not far behind ([`Settings::max_lag`]), since that costs less than a way through a tier.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::{BoxFuture, pending};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hookwire_log::forward::{self, now_ms};
 use hookwire_log::{Finisher, Offset, Partition, Record, Topic, codec};
-use hookwire_proto::log::{AttemptError, DeadReason, DeliveryRecord};
-use hookwire_proto::name;
+use hookwire_proto::log::{DeadReason, DeliveryRecord};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::ping::Pings;
 use super::Node;
-use super::attempt::{Failure, Finished};
-use super::backoff::Signal;
 use super::lane::Lane;
-use super::make::{Ended, is_gone, make, not_before_ms, signal};
+use super::make::Ended;
 use super::ordered::{Key, Ordered, Turn};
 use super::seen::Seen;
-use super::settle::{self, Settled};
+use super::settle::Settled;
 use crate::cache::snapshot::Subscription;
-use crate::stage::{ms, next, quarantine_reason, to_ms, until};
+use crate::stage::{ms, next, quarantine_reason, until};
 use crate::{dead_letter, retry};
 
+mod attempts;
 mod ordered;
 mod ping;
 
@@ -428,106 +424,6 @@ impl Owner {
 
     fn lane(&mut self, name: &str) -> &mut Lane<Item> {
         &mut self.lanes.get_mut(name).expect("a lane that holds something is not dropped").lane
-    }
-
-    /// Begins what a lane allows.
-    fn begin(&mut self, name: &str) {
-        loop {
-            if !self.finisher.may_begin() {
-                self.is_stale |= self.lane(name).queued() > 0;
-                return;
-            }
-            let now = now_ms();
-            let Some(item) = self.lane(name).begin(now) else {
-                if let Some(at) = self.lane(name).paced_until_ms(now) {
-                    self.paced.insert((at, name.into()));
-                }
-                return;
-            };
-            let subscription = self.node.config.current().and_then(|snapshot| snapshot.subscription(name).cloned());
-            let waits_since = subscription.as_ref().and_then(|subscription| subscription.waits_since);
-            match (subscription, waits_since) {
-                (Some(_), Some(revision)) if !item.delivery.ping => {
-                    self.lane(name).put_back(None);
-                    self.wait_for_state(item, revision);
-                }
-                (Some(subscription), _) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
-                (subscription, _) => {
-                    self.lane(name).put_back(None);
-                    self.dead(item, subscription.map_or(DeadReason::Deleted, |_| DeadReason::Expired));
-                }
-            }
-        }
-    }
-
-    fn attempt(&mut self, mut item: Item, subscription: Arc<Subscription>) {
-        item.revision = subscription.revision;
-        let (node, finisher, revoked) = (self.node.clone(), self.finisher.clone(), self.revoked.clone());
-        let id = name::new_attempt_id();
-        self.attempts.spawn(async move {
-            let started = SystemTime::now();
-            let made = make(&node, &item.delivery, id.clone(), subscription, &finisher, &revoked);
-            let ended = AssertUnwindSafe(made).catch_unwind().await.unwrap_or_else(|_| {
-                tracing::error!(attempt = id, delivery = item.delivery.delivery_id, "an attempt panicked");
-                let failure = Failure { error: AttemptError::Request, detail: "the attempt panicked".into() };
-                let duration = started.elapsed().unwrap_or_default();
-                Ended::Finished(Finished { result: Err(failure), started, duration })
-            });
-            (item, id, ended)
-        });
-    }
-
-    fn on_ended(&mut self, item: Item, id: &str, ended: Ended) {
-        if item.delivery.ping {
-            return self.ping_ended(item, id, ended);
-        }
-        let (name, smallest) = (item.delivery.subscription.clone(), self.smallest_tier_ms());
-        match ended {
-            Ended::Finished(finished) => {
-                let signal = signal(&finished);
-                let now = SystemTime::now();
-                let not_before = not_before_ms(&finished, now).filter(|_| signal != Signal::Success);
-                let (began, now) = (to_ms(finished.started), to_ms(now));
-                if is_gone(&finished) {
-                    self.lanes.get_mut(name.as_str()).expect("it holds this").gone = Some(item.revision);
-                }
-                let lane = self.lane(&name);
-                lane.ended(began, now, finished.duration, signal, not_before);
-                let deferred = if lane.is_pausing_beyond(now + smallest) { lane.drain() } else { Default::default() };
-                deferred.into_iter().for_each(|item| self.defer(item));
-                self.settle_attempt(item, id, &finished);
-            }
-            Ended::BodyLost => {
-                self.lane(&name).put_back(None);
-                self.dead(item, DeadReason::BodyLost);
-            }
-            Ended::NotBegun => {
-                self.lane(&name).put_back(Some(item));
-                self.is_stale = true;
-                return;
-            }
-        }
-        self.begin(&name);
-        if let Some(item) = self.waiting.take() {
-            self.route(item);
-        }
-    }
-
-    fn settle_attempt(&mut self, item: Item, id: &str, finished: &Finished) {
-        if item.delivery.ping {
-            let settled = settle::after_ping(&self.node, &item.delivery, id, item.revision, finished);
-            return self.settle(item, settled);
-        }
-        let snapshot = self.node.config.current();
-        let settings =
-            snapshot.as_ref().and_then(|all| all.subscription(&item.delivery.subscription)?.settings.as_deref());
-        let own = settings.and_then(|settings| settings.schedule.as_ref());
-        let is_ordered = item.turn.is_some();
-        let settled = settle::after(&self.node, own, is_ordered, &item.delivery, id, item.revision, finished);
-        if let (Some((key, turn)), Some(at_ms)) = (&item.turn, settled.next_time_ms(&self.node)) {
-            self.ordered.moves(key, *turn, at_ms);
-        }
-        self.settle(item, settled);
     }
 
     /// A delivery leaves this owner: its offset is finished when everything that follows from it is durable.
