@@ -160,7 +160,7 @@ impl Default for PushSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpsSettings {
-    /// Where `/livez`, `/readyz` and what is below `/.well-known/hookwire/` listen, plain HTTP. `127.0.0.1:7404` by default.
+    /// Where `/livez`, `/readyz`, `/metrics` and what is below `/.well-known/hookwire/` listen, plain HTTP. `127.0.0.1:7404` by default.
     pub listen: SocketAddr,
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hookwire_log::forward::{self, now_ms};
+use hookwire_log::metrics::Groups;
 use hookwire_log::{ConsumerOptions, Offset, Partition, Record, Topic, codec, stage};
 use hookwire_proto::log::{AttemptBatch, AttemptRecord, DeliveryRecord, QuarantineReason};
 use tokio::sync::Semaphore;
@@ -82,6 +83,8 @@ pub struct Index {
     pub settings: Settings,
     /// Who else sees attempts, one after another.
     pub observers: Vec<Arc<dyn Observe>>,
+    /// Told which partitions are owned.
+    pub groups: Groups,
 }
 
 impl Index {
@@ -94,18 +97,18 @@ impl Index {
             observers: self.observers,
             writers: Semaphore::new(WRITERS),
         });
-        tokio::join!(consume(worker.clone(), &shutdown), tend(&worker, &shutdown));
+        tokio::join!(consume(worker.clone(), &self.groups, &shutdown), tend(&worker, &shutdown));
     }
 }
 
 /// Runs the stage, and again when it has failed.
-async fn consume(worker: Arc<Worker>, shutdown: &CancellationToken) {
+async fn consume(worker: Arc<Worker>, groups: &Groups, shutdown: &CancellationToken) {
     // Whatever is kept: they are observed.
     let topics = &[Topic::Attempts, Topic::DeadLetters];
     loop {
         let Some(Some(log)) = shutdown.run_until_cancelled(worker.log.wait()).await else { return };
         let task = |partition| worker.clone().follow(log.clone(), partition);
-        match stage::run("index", &log, topics, ConsumerOptions::default(), shutdown, task).await {
+        match stage::run("index", &log, topics, ConsumerOptions::default(), groups, shutdown, task).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the index stopped, beginning again")

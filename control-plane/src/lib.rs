@@ -11,7 +11,7 @@
 //! * [`health`]: which subscriptions fail, and are disabled · [`notices`]: what there is to say to tenants and the operator
 //! * [`ping`]: one attempt on demand, asked and answered through the log
 //! * [`replay`]: deliveries that are made again, and those that waited for their subscription
-//! * `ops`: probes · [`web`]: what anybody may read over HTTP
+//! * `ops`: probes, and `metrics` · [`web`]: what anybody may read over HTTP
 //! * `config`: settings
 //!
 //! [`ControlPlane`] wires them. Any number of control planes may run over one store.
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookwire_log::OpenLog;
+use hookwire_log::metrics::Groups;
 use hookwire_proto::config as node;
 use hookwire_proto::v1::api_key::Role;
 use hookwire_proto::v1::api_key_service_server::ApiKeyServiceServer;
@@ -49,7 +50,9 @@ use crate::api::Api;
 use crate::config::Settings;
 use crate::health::Health;
 use crate::index::Index;
+use crate::metrics::Metrics;
 use crate::notices::Notices;
+use crate::ops::Probed;
 use crate::push::Push;
 use crate::replay::Replays;
 use crate::store::{Actor, NewApiKey, Store};
@@ -61,6 +64,7 @@ mod expiry;
 pub mod health;
 pub mod index;
 pub mod log;
+mod metrics;
 pub mod notices;
 mod ops;
 pub mod ping;
@@ -204,6 +208,7 @@ impl ControlPlane {
         let rows = store::Index::new(store.clone());
         let push = Push::start(Arc::new(store.clone()), push::Settings::default(), node_settings, shutdown.clone())
             .with_identities(settings.push.identities());
+        let (nodes, metrics) = (push.nodes().clone(), Metrics::default());
         let record = tokio::spawn(push.keep_record(store.clone(), settings.push.forget_nodes_after));
         let system = |part: &str| store.by(Actor::system(part, part));
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -242,10 +247,13 @@ impl ControlPlane {
         let notices = Notices { log: log.clone(), store: store.clone(), settings: settings.health.clone() };
         let told = tokio::spawn(notices.run(shutdown.child_token()));
         let observers: Vec<Arc<dyn index::Observe>> = vec![Arc::new(late), Arc::new(subscriptions)];
-        let index = Index { log, store: rows, settings: settings.index.clone(), observers };
+        let groups = metrics.groups().clone();
+        let looked = tokio::spawn(look(log.clone(), groups.clone(), stopped.clone()));
+        let index = Index { log, store: rows, settings: settings.index.clone(), observers, groups };
         let indexing = shutdown.child_token();
         let indexed = tokio::spawn(index.run(indexing.clone()));
-        let ops = tokio::spawn(ops::serve(listeners.ops, store.clone(), shutdown.clone(), stopped.clone()));
+        let probed = Probed { store: store.clone(), nodes, metrics, draining: shutdown.clone() };
+        let ops = tokio::spawn(ops::serve(listeners.ops, probed, stopped.clone()));
         let expiry = tokio::spawn(expiry::run(store.clone(), shutdown.clone()));
 
         let deadline = async {
@@ -274,6 +282,7 @@ impl ControlPlane {
             _ => Ok(()),
         };
         let probed = ops.await.map_err(serve_error)?.map_err(serve_error);
+        looked.await.map_err(serve_error)?;
         log_closed.await.map_err(serve_error)?;
         expiry.abort();
         let tidied = match expiry.await {
@@ -282,6 +291,13 @@ impl ControlPlane {
         };
         store.close().await;
         served.and(probed).and(recorded).and(tidied)
+    }
+}
+
+/// Looks at consumer groups once the log is open.
+async fn look(log: log::Log, groups: Groups, stopped: CancellationToken) {
+    if let Some(Some(log)) = stopped.run_until_cancelled(log.wait()).await {
+        stopped.run_until_cancelled(groups.look(log)).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::metrics::Metrics;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hookwire_log::{Log, codec, forward};
@@ -29,8 +30,11 @@ const BUFFERED: usize = 1_024;
 pub struct Closed;
 
 /// Where attempts and messages are recorded. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Sender(mpsc::Sender<Entry>);
+#[derive(Clone)]
+pub struct Sender {
+    entries: mpsc::Sender<Entry>,
+    metrics: Metrics,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -52,6 +56,7 @@ impl Sender {
     /// [`Closed`].
     pub async fn attempt(&self, attempt: AttemptRecord) -> Result<(), Closed> {
         let tenant = name::tenant_of(&attempt.subscription).unwrap_or_default().to_owned();
+        self.metrics.attempted(&attempt);
         self.send(tenant, What::Attempt(Box::new(attempt))).await
     }
 
@@ -60,21 +65,27 @@ impl Sender {
     /// # Errors
     /// [`Closed`].
     pub async fn message(&self, message: MessageIndexRecord) -> Result<(), Closed> {
-        self.send(message.tenant.clone(), What::Message(message)).await
+        let matched = message.matched;
+        self.send(message.tenant.clone(), What::Message(message)).await?;
+        self.metrics.dispatched(matched);
+        Ok(())
     }
 
     async fn send(&self, tenant: String, what: What) -> Result<(), Closed> {
         let (durable, done) = oneshot::channel();
-        self.0.send(Entry { tenant, what, durable }).await.map_err(|_| Closed)?;
+        self.entries.send(Entry { tenant, what, durable }).await.map_err(|_| Closed)?;
         done.await.map_err(|_| Closed)
     }
 }
 
 /// A sender, and what collects for it: to be run until it ends, which it does when all senders are gone and everything
-/// is durable.
-pub fn collector(log: Arc<dyn Log>) -> (Sender, impl Future<Output = ()> + Send) {
+/// is durable. What is recorded is counted.
+pub fn collector(log: Arc<dyn Log>, metrics: Metrics) -> (Sender, impl Future<Output = ()> + Send) {
     let (sender, receiver) = mpsc::channel(BUFFERED);
-    (Sender(sender), Collector { log, open: HashMap::new(), appends: FuturesUnordered::new() }.run(receiver))
+    (
+        Sender { entries: sender, metrics },
+        Collector { log, open: HashMap::new(), appends: FuturesUnordered::new() }.run(receiver),
+    )
 }
 
 struct Collector {
@@ -204,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn the_collector_ends_when_all_senders_are_gone() {
         let world = World::new(&[]);
-        let (sender, collector) = collector(world.log.clone());
+        let (sender, collector) = collector(world.log.clone(), Metrics::default());
         let collector = tokio::spawn(collector);
         assert_eq!(sender.attempt(attempt("a", 1)).await, Ok(()));
         drop(sender);

@@ -71,7 +71,7 @@ impl Default for Node {
 pub struct Listen {
     /// Address of `PublishService`. `127.0.0.1:7402` by default; another than loopback needs a certificate.
     pub publish: SocketAddr,
-    /// Address of `/livez` and `/readyz`, HTTP without TLS: nothing secret is said there. `127.0.0.1:7405` by default.
+    /// Address of `/livez`, `/readyz` and `/metrics`, HTTP without TLS: nothing secret is said there. `127.0.0.1:7405` by default.
     pub ops: SocketAddr,
     /// Certificate for `PublishService`, in PEM, with what leads to its authority.
     pub cert_file: Option<PathBuf>,

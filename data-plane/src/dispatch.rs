@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::snapshot::Subscription;
 use crate::cache::{Config, Snapshot};
 use crate::dedup::{self, Ids, Telling};
+use crate::metrics::Metrics;
 use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::stage::{self, InvalidSetting, from_ms, next, quarantine_reason, to_ms};
@@ -69,27 +70,38 @@ impl Settings {
     }
 }
 
+/// What dispatch needs.
+pub struct Dispatch {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The configuration.
+    pub config: Config,
+    /// Its settings.
+    pub settings: Settings,
+    /// When deliveries are attempted.
+    pub schedule: Schedule,
+    /// Where messages are recorded.
+    pub attempts: attempts::Sender,
+    /// Which partitions this node owns.
+    pub owned: Owned,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
 /// Runs dispatch until `shutdown`, on all partitions of `messages` that this member of group `dispatch` is given. Joins
 /// when the first snapshot is there.
 ///
 /// # Errors
 /// [`stage::Error`].
-pub async fn run(
-    log: Arc<dyn Log>,
-    config: Config,
-    settings: Settings,
-    schedule: Schedule,
-    attempts: attempts::Sender,
-    owned: Owned,
-    shutdown: CancellationToken,
-) -> Result<(), stage::Error> {
-    if !stage::configured(&config, &shutdown).await {
+pub async fn run(dispatch: Dispatch, shutdown: CancellationToken) -> Result<(), stage::Error> {
+    if !stage::configured(&dispatch.config, &shutdown).await {
         return Ok(());
     }
-    let dispatch = Arc::new(Dispatch { log: log.clone(), config, settings, schedule, attempts });
+    let dispatch = Arc::new(dispatch);
+    let (log, groups) = (dispatch.log.clone(), dispatch.metrics.groups().clone());
     let options = ConsumerOptions::default();
-    stage::run("dispatch", &log, &[Topic::Messages], options, &shutdown, |partition| {
-        let (dispatch, held) = (dispatch.clone(), owned.hold(&log, &partition));
+    stage::run("dispatch", &log, &[Topic::Messages], options, &groups, &shutdown, |partition| {
+        let (dispatch, held) = (dispatch.clone(), dispatch.owned.hold(&log, &partition));
         held.during(async move {
             let ids = Ids::load(&dispatch.log, &dispatch.settings.repeats, &partition).await;
             if let Some(ids) = ids {
@@ -98,14 +110,6 @@ pub async fn run(
         })
     })
     .await
-}
-
-struct Dispatch {
-    log: Arc<dyn Log>,
-    config: Config,
-    settings: Settings,
-    schedule: Schedule,
-    attempts: attempts::Sender,
 }
 
 /// One partition's share of dispatch.
@@ -219,6 +223,7 @@ impl Worker {
             Ok(message) => message,
             Err(error) => {
                 let (log, offset) = (self.dispatch.log.clone(), record.offset);
+                self.dispatch.metrics.quarantined();
                 self.steps.push(Box::pin(async move {
                     forward::quarantine(&*log, &record, quarantine_reason(&error), &error.to_string()).await;
                     Step::Finished(offset)
@@ -232,6 +237,7 @@ impl Worker {
             // What was published first is dispatched or will be. This leaves no trace in the index, where the first has its place.
             let (tenant, id, offset) = (&message.tenant, &message.message_id, record.offset);
             tracing::debug!(tenant, message = id, offset, "a message that was published before is dropped");
+            self.dispatch.metrics.repeated();
             self.finisher.finish(offset);
             return None;
         }

@@ -17,7 +17,7 @@
 //! * [`owned`]: which partitions those are, for the control plane
 //! * [`trace`]: `traceparent` from the publish call to the request
 //! * [`error`]: what callers are told
-//! * [`ops`]: `/livez` and `/readyz`
+//! * [`ops`]: `/livez` and `/readyz`; [`metrics`]: what operators see besides
 //! * [`config`]: the settings
 //!
 //! This file wires them, and no other does: [`Node::run`].
@@ -42,6 +42,7 @@ pub mod dedup;
 pub mod deliver;
 pub mod dispatch;
 pub mod error;
+pub mod metrics;
 pub mod ops;
 pub mod outcome;
 pub mod owned;
@@ -62,6 +63,8 @@ use cache::Config;
 use cache::watch::Watch;
 use config::Role;
 use deliver::{Attempter, Deliver};
+use dispatch::Dispatch;
+use metrics::Metrics;
 use ops::Readiness;
 use owned::Owned;
 use parts::Parts;
@@ -75,7 +78,7 @@ const OPEN_AGAIN: Duration = Duration::from_secs(1);
 pub struct Listeners {
     /// For `PublishService`.
     pub publish: TcpListener,
-    /// For `/livez` and `/readyz`.
+    /// For `/livez`, `/readyz` and `/metrics`.
     pub ops: TcpListener,
 }
 
@@ -138,13 +141,15 @@ impl Node {
         let watch = Watch::new(settings.control_plane.clone(), id.clone()).map_err(setting)?;
         let watch = watch.telling(&settings.node.roles, settings.deliver.egress_addresses(), owned.clone());
         let (config, layout) = (watch.config(), watch.layout());
+        let metrics = Metrics::default();
         let readiness = Readiness::new(config.clone(), shutdown.clone(), settings.node.max_clock_skew);
 
         // What goes on while the stages drain: configuration, and answers about readiness.
         let end = CancellationToken::new();
         let mut support = Parts::default();
         support.spawn_endless("the watch for configuration", watch.run(end.clone()));
-        support.spawn("the server of /readyz", ops::serve(listeners.ops, readiness.clone(), end.clone()));
+        support
+            .spawn("the server of /readyz", ops::serve(listeners.ops, readiness.clone(), metrics.clone(), end.clone()));
 
         let log = tokio::select! {
             log = begin(&config, layout, &open_log, &readiness, &settings) => log?,
@@ -152,27 +157,28 @@ impl Node {
             () = shutdown.cancelled() => return Ok(()),
         };
 
-        let (attempts, collector) = attempts::collector(log.clone());
+        let (attempts, collector) = attempts::collector(log.clone(), metrics.clone());
         let mut stages = Parts::default();
         if settings.node.does(Role::Publish) {
-            let publish = Publish::new(config.clone(), log.clone(), settings.publish, shutdown.clone());
+            let publish =
+                Publish::new(config.clone(), log.clone(), settings.publish, metrics.clone(), shutdown.clone());
             stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
         } else {
             // Who connects is refused, and not kept waiting.
             drop(listeners.publish);
         }
         if settings.node.does(Role::Dispatch) {
-            let dispatch = dispatch::run(
-                log.clone(),
-                config.clone(),
-                settings.dispatch,
-                settings.retry.clone(),
-                attempts.clone(),
-                owned.clone(),
-                shutdown.clone(),
-            );
-            stages.spawn("dispatch", dispatch);
-            stages.spawn("retry", retry::run(log.clone(), owned.clone(), shutdown.clone()));
+            let dispatch = Dispatch {
+                log: log.clone(),
+                config: config.clone(),
+                settings: settings.dispatch,
+                schedule: settings.retry.clone(),
+                attempts: attempts.clone(),
+                owned: owned.clone(),
+                metrics: metrics.clone(),
+            };
+            stages.spawn("dispatch", dispatch::run(dispatch, shutdown.clone()));
+            stages.spawn("retry", retry::run(log.clone(), owned.clone(), metrics.clone(), shutdown.clone()));
         }
         if let Some(attempter) = attempter {
             let deliver = Deliver {
@@ -185,6 +191,7 @@ impl Node {
                 attempter: Arc::new(attempter),
                 node: id,
                 owned,
+                metrics: metrics.clone(),
             };
             stages.spawn("deliver", deliver::run(deliver, shutdown.clone()));
         }
@@ -194,6 +201,8 @@ impl Node {
             stages.spawn_endless("the collector of attempts", collector);
         }
 
+        let look = metrics.groups().clone().look(log.clone());
+        support.spawn_endless("the look at consumer groups", end.clone().run_until_cancelled_owned(look));
         let checks = readiness.clone().keep_checking(log.clone(), settings.node.check_interval);
         support.spawn_endless("the check of the log", end.clone().run_until_cancelled_owned(checks));
         tracing::info!("the node is ready");

@@ -1,4 +1,5 @@
-//! `/livez` and `/readyz`: whether this process works, and whether it is to be sent calls, with the reasons if not.
+//! `/livez` and `/readyz`: whether this process works, and whether it is to be sent calls, with the reasons if not. `/metrics`: see
+//! [`metrics`](crate::metrics).
 
 use std::io;
 use std::sync::Arc;
@@ -6,14 +7,16 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
-use hookwire_log::{Health, Log};
+use hookwire_log::{Health, Log, metrics};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Config;
+use crate::metrics::Metrics;
 
 /// What readiness is made of. Clones share it.
 #[derive(Debug, Clone)]
@@ -22,6 +25,13 @@ pub struct Readiness {
     log: Arc<watch::Sender<LogState>>,
     draining: CancellationToken,
     max_clock_skew: Duration,
+}
+
+/// What operators ask.
+#[derive(Clone)]
+struct Operated {
+    readiness: Readiness,
+    metrics: Metrics,
 }
 
 /// What is known of the log.
@@ -103,9 +113,18 @@ impl Readiness {
     }
 }
 
-/// Serves both until `shutdown`.
-pub(crate) async fn serve(listener: TcpListener, readiness: Readiness, shutdown: CancellationToken) -> io::Result<()> {
-    let app = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness);
+/// Serves all of them until `shutdown`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let app = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(page))
+        .with_state(Operated { readiness, metrics });
     // No draining: whoever asks gets an answer at once, and nobody may hold the process by keeping a connection.
     tokio::select! {
         served = async { axum::serve(listener, app).await } => served,
@@ -117,12 +136,18 @@ async fn livez() -> &'static str {
     "alive\n"
 }
 
-async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
+async fn readyz(State(Operated { readiness, .. }): State<Operated>) -> (StatusCode, String) {
     let reasons = readiness.reasons();
     if reasons.is_empty() {
         return (StatusCode::OK, "ready\n".into());
     }
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+}
+
+async fn page(State(Operated { readiness, metrics }): State<Operated>) -> ([(HeaderName, &'static str); 1], String) {
+    let revision = readiness.config.current().map_or(0, |snapshot| snapshot.revision());
+    let stale = readiness.config.stale_since().map_or(Duration::ZERO, |since| since.elapsed());
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.page(readiness.reasons().is_empty(), revision, stale))
 }
 
 #[cfg(test)]

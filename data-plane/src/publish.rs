@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cache::{Config, Snapshot};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::stage::ms;
 use crate::trace;
 use appends::Appends;
@@ -135,14 +136,21 @@ pub struct Publish {
     circuit: Arc<Circuit>,
     quotas: Arc<Quotas>,
     settings: Settings,
+    metrics: Metrics,
     draining: CancellationToken,
 }
 
 impl Publish {
     /// A service that appends to `log` and takes no new call once `draining` is cancelled.
-    pub fn new(config: Config, log: Arc<dyn Log>, settings: Settings, draining: CancellationToken) -> Self {
+    pub fn new(
+        config: Config,
+        log: Arc<dyn Log>,
+        settings: Settings,
+        metrics: Metrics,
+        draining: CancellationToken,
+    ) -> Self {
         let quotas = Arc::new(Quotas::new(settings.tenant_messages_per_second));
-        Self { config, log, circuit: Arc::default(), quotas, settings, draining }
+        Self { config, log, circuit: Arc::default(), quotas, settings, metrics, draining }
     }
 
     /// For tonic's server.
@@ -171,7 +179,7 @@ impl Publish {
     }
 
     fn appends(&self) -> Appends {
-        Appends::new(self.log.clone(), self.circuit.clone(), self.settings.append_timeout)
+        Appends::new(self.log.clone(), self.circuit.clone(), self.metrics.clone(), self.settings.append_timeout)
     }
 
     fn ready(&self) -> Result<(), Error> {
@@ -215,7 +223,10 @@ impl PublishService for Publish {
         request: Request<PublishMessagesRequest>,
     ) -> Result<Response<PublishMessagesResponse>, Status> {
         let call = Call::new(request.metadata(), request.remote_addr())?;
-        Ok(Response::new(self.publish(&call, request.into_inner()).await?))
+        let request = request.into_inner();
+        let messages = request.messages.len();
+        let published = self.publish(&call, request).await.inspect_err(|_| self.metrics.refused(messages))?;
+        Ok(Response::new(published))
     }
 
     async fn stream_messages(

@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Config, Snapshot};
 use crate::deliver::attempt::{Answer, Attempt, Failure, Finished, RetryAfter};
 use crate::deliver::{self, Attempts, Deliver, lanes};
+use crate::dispatch::Dispatch;
+use crate::metrics::Metrics;
 use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::{attempts, dispatch, retry};
@@ -219,6 +221,7 @@ pub struct World {
     pub schedule: Schedule,
     pub lanes: lanes::Settings,
     pub attempts: attempts::Sender,
+    pub metrics: Metrics,
     _directory: TempDir,
 }
 
@@ -267,7 +270,8 @@ impl World {
             available_for: AtomicUsize::new(usize::MAX),
             bodies_read: AtomicUsize::default(),
         });
-        let (attempts, collector) = attempts::collector(log.clone());
+        let metrics = Metrics::default();
+        let (attempts, collector) = attempts::collector(log.clone(), metrics.clone());
         tokio::spawn(collector);
         let (snapshots, config) = Config::new();
         let world = Self {
@@ -277,6 +281,7 @@ impl World {
             schedule: Schedule { delays: vec![Duration::ZERO, ms(50), ms(150), ms(450)], margin: ms(60_000) },
             lanes: lanes::Settings::default(),
             attempts,
+            metrics,
             _directory: directory,
         };
         world.configure(1, subscriptions);
@@ -330,7 +335,9 @@ impl World {
     pub fn dispatch_with(&self, settings: dispatch::Settings) -> Running {
         let (log, config, schedule) = (self.log.clone(), self.config.clone(), self.schedule.clone());
         let attempts = self.attempts.clone();
-        run(|shutdown| dispatch::run(log, config, settings, schedule, attempts, Owned::default(), shutdown))
+        let (owned, metrics) = (Owned::default(), self.metrics.clone());
+        let dispatch = Dispatch { log, config, settings, schedule, attempts, owned, metrics };
+        run(|shutdown| dispatch::run(dispatch, shutdown))
     }
 
     pub fn deliver(&self, recipients: &Arc<Recipients>) -> Running {
@@ -344,13 +351,14 @@ impl World {
             attempter: recipients.clone(),
             node: "node".into(),
             owned: Owned::default(),
+            metrics: self.metrics.clone(),
         };
         run(|shutdown| deliver::run(deliver, shutdown))
     }
 
     pub fn retry(&self) -> Running {
-        let log = self.log.clone();
-        run(|shutdown| retry::run(log, Owned::default(), shutdown))
+        let (log, metrics) = (self.log.clone(), self.metrics.clone());
+        run(|shutdown| retry::run(log, Owned::default(), metrics, shutdown))
     }
 
     pub async fn publish(&self, message: MessageRecord) -> Appended {

@@ -156,6 +156,11 @@ impl Finisher {
         self.0.may_begin()
     }
 
+    /// The first offset that is not finished, and how many are not finished below `next`.
+    pub fn unfinished_up_to(&self, next: Offset) -> (Offset, usize) {
+        self.0.offsets().unfinished_up_to(next)
+    }
+
     /// Whether every record below this offset has been taken from the [`Partition`], if it was not finished before.
     pub fn has_read_to(&self, offset: Offset) -> bool {
         self.0.offsets().has_read_to(offset)

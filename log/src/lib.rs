@@ -29,6 +29,7 @@ pub mod consumer;
 pub mod embedded;
 pub mod forward;
 pub mod kafka;
+pub mod metrics;
 pub mod offsets;
 pub mod stage;
 pub mod topic;

@@ -140,6 +140,12 @@ impl Offsets {
         self.read_to >= offset
     }
 
+    /// The first offset that is not finished, and how many are not finished below `next`, read or not.
+    pub fn unfinished_up_to(&self, next: Offset) -> (Offset, usize) {
+        let unread = usize::try_from(next.saturating_sub(self.horizon)).unwrap_or_default();
+        (self.open.first().copied().unwrap_or(self.horizon), self.open.len() + unread)
+    }
+
     /// How many records are begun, or to be begun again, and not finished.
     pub fn unfinished(&self) -> usize {
         self.open.len()

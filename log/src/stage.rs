@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::metrics::Groups;
 use crate::{ConsumerOptions, Log, Partition, Topic};
 
 /// How long to wait before the group is joined again while the log is unavailable.
@@ -39,7 +40,7 @@ pub enum Error {
 }
 
 /// Joins the group named as the stage and runs `task` for each assigned partition, until `shutdown`; then leaves the group:
-/// tasks see their partitions revoked and end by themselves. Dropping this ends them at once.
+/// tasks see their partitions revoked and end by themselves. Dropping this ends them at once. `groups` is told what is owned.
 ///
 /// # Errors
 /// Any of [`Error`].
@@ -48,6 +49,7 @@ pub async fn run<F, T>(
     log: &Arc<dyn Log>,
     topics: &[Topic],
     options: ConsumerOptions,
+    groups: &Groups,
     shutdown: &CancellationToken,
     task: F,
 ) -> Result<(), Error>
@@ -82,7 +84,13 @@ where
                     let (topic, number) = (log.layout().name(partition.topic()), partition.number());
                     tracing::info!(stage, topic, partition = number, "partition assigned");
                     let span = tracing::info_span!("partition", stage, topic, partition = number);
-                    tasks.spawn(task(partition).instrument(span));
+                    let owned = groups.own(stage, partition.topic(), number, partition.finisher());
+                    let task = task(partition);
+                    let held = async move {
+                        let _owned = owned;
+                        task.await;
+                    };
+                    tasks.spawn(held.instrument(span));
                 }
                 None if leaver.is_cancelled() => break Ok(()),
                 None => break Err(Error::Left { stage }),

@@ -60,7 +60,7 @@ Hookwire {version}, for development: all of it in this process and in {data_dir}
 
   API      {api}   tenants, event types, subscriptions, API keys
   publish  {publish}   PublishService
-  health   http://{control_plane_ops}/readyz and http://{data_plane_ops}/readyz
+  health   http://{control_plane_ops}/readyz and http://{data_plane_ops}/readyz; /metrics beside them
 
 Only this machine can reach it. Other than in production, webhooks may go to this machine (127.0.0.0/8, ::1), and over http.
 

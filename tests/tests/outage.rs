@@ -72,6 +72,11 @@ async fn outage(cluster: &mut Cluster, postgres: &Postgres) -> Result<()> {
             is_refused(&written.err().context("written without a store")?.downcast()?)?;
             waits.push(began.elapsed());
         }
+        // Operators see who is in trouble.
+        let (_, page) = cluster.control_planes[0].page("/metrics").await.context("metrics of a control plane")?;
+        ensure!(page.lines().any(|line| line == "hookwire_store_up 0"), "{page}");
+        let (_, page) = cluster.nodes[0].page("/metrics").await.context("metrics of a node")?;
+        ensure!(page.lines().any(|line| line == "hookwire_ready 1"), "{page}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let longest = waits.iter().max().context("a call")?;

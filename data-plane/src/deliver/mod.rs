@@ -23,6 +23,7 @@ use hookwire_log::{ConsumerOptions, Log, Topic};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Config;
+use crate::metrics::Metrics;
 use crate::owned::Owned;
 use crate::retry::schedule::Schedule;
 use crate::{attempts, stage};
@@ -95,6 +96,8 @@ pub struct Deliver {
     pub node: String,
     /// Which partitions this node owns.
     pub owned: Owned,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What the owners of partitions share.
@@ -108,6 +111,7 @@ struct Node {
     attempter: Arc<dyn Attempts>,
     bodies: Bodies,
     id: String,
+    metrics: Metrics,
 }
 
 /// Runs deliver until `shutdown`, on all partitions of `deliveries` that this member of group `deliver` is given. Joins when
@@ -119,7 +123,7 @@ pub async fn run(deliver: Deliver, shutdown: CancellationToken) -> Result<(), st
     if !stage::configured(&deliver.config, &shutdown).await {
         return Ok(());
     }
-    let (log, owned) = (deliver.log.clone(), deliver.owned.clone());
+    let (log, owned, groups) = (deliver.log.clone(), deliver.owned.clone(), deliver.metrics.groups().clone());
     let node = Arc::new(Node {
         bodies: Bodies::new(log.clone(), deliver.lanes.body_cache_bytes),
         log: deliver.log,
@@ -130,9 +134,10 @@ pub async fn run(deliver: Deliver, shutdown: CancellationToken) -> Result<(), st
         attempts: deliver.attempts,
         attempter: deliver.attempter,
         id: deliver.node,
+        metrics: deliver.metrics,
     });
     let options = ConsumerOptions::default();
-    stage::run("deliver", &log, &[Topic::Deliveries], options, &shutdown, |partition| {
+    stage::run("deliver", &log, &[Topic::Deliveries], options, &groups, &shutdown, |partition| {
         owned.hold(&log, &partition).during(partition::own(node.clone(), partition))
     })
     .await

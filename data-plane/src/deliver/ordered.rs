@@ -256,6 +256,11 @@ impl<T> Ordered<T> {
         None
     }
 
+    /// How many are held, or on their way there.
+    pub fn held(&self) -> usize {
+        self.held.values().sum()
+    }
+
     /// When one that is held has its turn.
     pub fn due_ms(&self) -> Option<i64> {
         self.due.first().filter(|_| !self.is_behind).map(|(due_ms, _)| *due_ms)

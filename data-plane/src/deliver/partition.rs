@@ -21,6 +21,7 @@ use hookwire_log::forward::{self, now_ms};
 use hookwire_log::{Finisher, Offset, Partition, Record, Topic, codec};
 use hookwire_proto::log::{DeadReason, DeliveryRecord};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::ping::Pings;
@@ -31,10 +32,12 @@ use super::ordered::{Key, Ordered, Turn};
 use super::seen::Seen;
 use super::settle::Settled;
 use crate::cache::snapshot::Subscription;
+use crate::metrics::Share;
 use crate::stage::{ms, next, quarantine_reason, until};
 use crate::{dead_letter, retry};
 
 mod attempts;
+mod numbers;
 mod ordered;
 mod ping;
 
@@ -87,6 +90,7 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
     let owner = Owner {
         finisher: partition.finisher(),
         number: partition.number(),
+        share: node.metrics.share(),
         node,
         lanes: HashMap::new(),
         sweep_at: MANY_LANES,
@@ -111,6 +115,7 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
 
 struct Owner {
     node: Arc<Node>,
+    share: Share,
     finisher: Finisher,
     /// Of the partition, and of that of `held`.
     number: i32,
@@ -148,6 +153,8 @@ struct Owner {
 impl Owner {
     async fn run(mut self, mut partition: Partition) {
         let node = self.node.clone();
+        let mut count = tokio::time::interval(numbers::EVERY);
+        count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.take_turns();
             // The second bound is reached only while the log is slow: what is held stays below it (see `has_room`).
@@ -170,6 +177,7 @@ impl Owner {
                 Some(moved) = self.settling.next() => self.on_settled(moved),
                 Some(found) = self.reading.next() => self.on_found(found),
                 () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => self.on_timer(),
+                _ = count.tick() => self.count(),
                 Some(_) = configured => {
                     let parked = std::mem::take(&mut self.parked);
                     parked.into_iter().for_each(|item| self.route(item));
@@ -388,6 +396,7 @@ impl Owner {
 
     fn dead(&mut self, item: Item, reason: DeadReason) {
         let Some(item) = self.first(item) else { return };
+        self.node.metrics.dead(reason);
         let successor = dead_letter::record(self.node.log.layout(), item.delivery.clone(), reason, now_ms());
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }
@@ -395,6 +404,7 @@ impl Owner {
     /// The subscription was paused or disabled by this revision: a dead letter until it is enabled.
     fn wait_for_state(&mut self, item: Item, revision: i64) {
         let Some(item) = self.first(item) else { return };
+        self.node.metrics.dead(DeadReason::Paused);
         let successor = dead_letter::waiting(self.node.log.layout(), item.delivery.clone(), revision, now_ms());
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::circuit::{Circuit, Probe};
 use crate::error::append_status;
+use crate::metrics::Metrics;
 
 /// Messages without a result, oldest first.
 ///
@@ -22,6 +23,7 @@ use crate::error::append_status;
 pub(super) struct Appends {
     log: Arc<dyn Log>,
     circuit: Arc<Circuit>,
+    metrics: Metrics,
     timeout: Duration,
     open: VecDeque<Open>,
     bytes: usize,
@@ -44,8 +46,8 @@ enum State {
 }
 
 impl Appends {
-    pub(super) fn new(log: Arc<dyn Log>, circuit: Arc<Circuit>, timeout: Duration) -> Self {
-        Self { log, circuit, timeout, open: VecDeque::new(), bytes: 0, timer: None }
+    pub(super) fn new(log: Arc<dyn Log>, circuit: Arc<Circuit>, metrics: Metrics, timeout: Duration) -> Self {
+        Self { log, circuit, metrics, timeout, open: VecDeque::new(), bytes: 0, timer: None }
     }
 
     /// How many have no result yet.
@@ -67,6 +69,7 @@ impl Appends {
 
     /// A message that is not appended has this for a result, in its turn.
     pub(super) fn refuse(&mut self, status: google_rpc::Status) {
+        self.metrics.refused(1);
         self.push(String::new(), 0, State::Refused(status));
     }
 
@@ -93,6 +96,7 @@ impl Appends {
             State::Refused(status) => Some(std::mem::take(status)),
             State::Pending(pending) => match Pin::new(pending).poll(context) {
                 Poll::Ready(Ok(_)) => {
+                    self.metrics.acknowledged(oldest.begun.elapsed());
                     self.circuit.acknowledged();
                     None
                 }
@@ -110,6 +114,7 @@ impl Appends {
     }
 
     fn failed(&self, error: &hookwire_log::Error) -> google_rpc::Status {
+        self.metrics.unacknowledged();
         if let (hookwire_log::Error::Unavailable { .. }, Some(oldest)) = (error, self.open.front()) {
             self.circuit.failed(oldest.begun, error);
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::topic;
 use crate::dead_letter;
+use crate::metrics::Metrics;
 use crate::owned::Owned;
 use crate::stage::{self, ms, next, quarantine_reason, until};
 
@@ -28,20 +29,25 @@ const MAX_BUFFERED_BYTES: usize = 1024 * 1024;
 ///
 /// # Errors
 /// [`stage::Error`].
-pub async fn run(log: Arc<dyn Log>, owned: Owned, shutdown: CancellationToken) -> Result<(), stage::Error> {
+pub async fn run(
+    log: Arc<dyn Log>,
+    owned: Owned,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), stage::Error> {
     let tiers: Vec<_> = log.layout().topics().into_iter().filter(|topic| matches!(topic, Topic::Retries(_))).collect();
     let options = ConsumerOptions {
         max_buffered_records: MAX_BUFFERED_RECORDS,
         max_buffered_bytes: MAX_BUFFERED_BYTES,
         ..ConsumerOptions::default()
     };
-    stage::run("retry", &log, &tiers, options, &shutdown, |partition| {
-        owned.hold(&log, &partition).during(schedule(log.clone(), partition))
+    stage::run("retry", &log, &tiers, options, metrics.groups(), &shutdown, |partition| {
+        owned.hold(&log, &partition).during(schedule(log.clone(), metrics.clone(), partition))
     })
     .await
 }
 
-async fn schedule(log: Arc<dyn Log>, mut partition: Partition) {
+async fn schedule(log: Arc<dyn Log>, metrics: Metrics, mut partition: Partition) {
     let delay_ms = ms(log.layout().delay(partition.topic()));
     let mut head: Option<Record> = None;
     let mut appends: FuturesUnordered<BoxFuture<'static, Offset>> = FuturesUnordered::new();
@@ -55,7 +61,7 @@ async fn schedule(log: Arc<dyn Log>, mut partition: Partition) {
             biased;
             Some(offset) = appends.next() => partition.finish(offset),
             () = tokio::time::sleep(wait), if head.is_some() && has_room => {
-                appends.extend(head.take().map(|record| pass_on(&log, record)));
+                appends.extend(head.take().map(|record| pass_on(&log, &metrics, record)));
             }
             record = next(&mut partition, reading) => match record {
                 Some(record) => head = Some(record),
@@ -70,10 +76,10 @@ async fn schedule(log: Arc<dyn Log>, mut partition: Partition) {
 }
 
 /// Begins to append what follows from a record whose time has come; ready when it is durable.
-fn pass_on(log: &Arc<dyn Log>, record: Record) -> BoxFuture<'static, Offset> {
+fn pass_on(log: &Arc<dyn Log>, metrics: &Metrics, record: Record) -> BoxFuture<'static, Offset> {
     let offset = record.offset;
     let successor = match codec::decode_delivery(&record) {
-        Ok(delivery) => follow(log, delivery),
+        Ok(delivery) => follow(log, metrics, delivery),
         Err(error) => {
             let log = log.clone();
             return Box::pin(async move {
@@ -93,9 +99,10 @@ fn pass_on(log: &Arc<dyn Log>, record: Record) -> BoxFuture<'static, Offset> {
     })
 }
 
-fn follow(log: &Arc<dyn Log>, delivery: DeliveryRecord) -> NewRecord {
+fn follow(log: &Arc<dyn Log>, metrics: &Metrics, delivery: DeliveryRecord) -> NewRecord {
     let (layout, now) = (log.layout(), now_ms());
     if now > delivery.deadline_ms {
+        metrics.dead(DeadReason::Expired);
         return dead_letter::record(layout, delivery, DeadReason::Expired, now);
     }
     codec::delivery(layout, topic(layout, &delivery, now), &delivery)
