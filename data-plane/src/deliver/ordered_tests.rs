@@ -11,8 +11,10 @@ use hookwire_proto::log::{DeadReason, DeliveryRecord, MessageRecord, Place};
 
 use crate::support::{Arrival, Recipients, Reply, World, delivery, eventually, message, ms, subscription};
 
+/// With more attempts than a busy machine makes while a test waits.
 fn world() -> World {
-    let world = World::new(&[]);
+    let mut world = World::new(&[]);
+    world.schedule.delays = std::iter::once(ms(0)).chain(vec![ms(50); 10_000]).collect();
     world.configure_with(1, &["a", "b"], Some(SubscriptionSettings { ordered: true, ..Default::default() }));
     world
 }
@@ -97,7 +99,8 @@ async fn a_failed_head_holds_back_its_own_key_and_no_other() {
 
 #[tokio::test]
 async fn when_the_head_is_dead_the_next_has_its_turn() {
-    let world = world();
+    let mut world = world();
+    world.schedule.delays.truncate(4);
     let recipients = Recipients::new(|attempt| Reply::Status(if attempt.message_id == "k-0" { 500 } else { 200 }));
     let running = world.deliver(&recipients);
     append(&world, "k", 0..12).await;
