@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::web;
 
 /// A store that takes longer to answer is not there.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is asked about.
 #[derive(Clone)]

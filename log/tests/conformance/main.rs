@@ -58,6 +58,7 @@ properties! {
         a_restart_finds_all_data,
         an_offset_is_found_for_a_time,
         a_read_keeps_to_its_limits,
+        what_was_just_appended_is_read_though_the_end_was_there_before,
         reading_beyond_the_end_is_out_of_range;
     groups:
         records_finish_in_any_order_and_the_next_owner_redoes_only_the_unfinished,

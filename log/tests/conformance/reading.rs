@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hookwire_log::{Bounds, Error, Log, Topic};
+use hookwire_log::{Appended, Bounds, Error, Log, Topic};
 
 use crate::backend::Backend;
 use crate::support::{Member, append, append_many, read_all, text};
@@ -76,6 +76,18 @@ async fn limits_hold(log: &dyn Log) {
         assert_eq!(read.len(), expected, "{max_records} records and {max_bytes} bytes from {from}");
         assert!(read.iter().zip(from..).all(|(record, offset)| record.offset == offset), "in order, without gaps");
     }
+}
+
+pub async fn what_was_just_appended_is_read_though_the_end_was_there_before(backend: &dyn Backend) {
+    let log = backend.open().await;
+    for n in 0..50 {
+        let Appended { offset, .. } = append(&*log, Topic::Messages, 0, n.to_string()).await;
+        let read = log.read(Topic::Messages, 0, offset, 1, 1).await.unwrap();
+        assert_eq!(read.iter().map(|record| record.offset).collect::<Vec<_>>(), [offset]);
+        // Long enough that a reader that goes on by itself has come to the end.
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    log.close().await;
 }
 
 pub async fn reading_beyond_the_end_is_out_of_range(backend: &dyn Backend) {
