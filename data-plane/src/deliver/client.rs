@@ -46,6 +46,9 @@ pub enum Error {
     /// TLS can't be set up.
     #[error("TLS can't be set up")]
     Tls(#[from] rustls::Error),
+    /// Names can't be resolved at all.
+    #[error("deliver.egress.name_servers: names can't be resolved")]
+    Resolver(#[source] io::Error),
     /// HTTP can't be set up.
     #[error("the HTTP client can't be set up")]
     Http(#[from] reqwest::Error),

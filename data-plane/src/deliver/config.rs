@@ -1,6 +1,6 @@
 //! Settings of deliveries.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub struct Egress {
     pub bind: Vec<IpAddr>,
     /// Those that recipients see instead: behind NAT, its public addresses. What is bound by default.
     pub public: Vec<IpAddr>,
+    /// Name servers that are asked for recipients' addresses, such as `["10.0.0.2:53"]`, at most 8. Those of the system by default.
+    pub name_servers: Vec<SocketAddr>,
     /// Ports that are refused on every host: those that Hookwire itself listens on, where `allow` brings them within reach.
     pub refuse_ports: Vec<u16>,
 }
@@ -146,6 +148,11 @@ impl Settings {
                 "write at most 64 different addresses, none of them unspecified or multicast, such as [\"203.0.113.7\"]",
             )?;
         }
+        require(
+            self.egress.name_servers.len() <= 8,
+            "deliver.egress.name_servers",
+            "write at most 8 addresses with ports, such as [\"10.0.0.2:53\"]",
+        )?;
         let is_name = |name: &String| HeaderName::from_lowercase(name.as_bytes()).is_ok();
         require(
             self.kept_headers.len() <= MAX_KEPT_HEADERS && self.kept_headers.iter().all(is_name),

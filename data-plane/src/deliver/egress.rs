@@ -32,17 +32,6 @@ pub trait Resolve: Send + Sync + 'static {
     async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The operating system's resolver.
-#[derive(Debug, Clone, Copy)]
-pub struct System;
-
-#[async_trait]
-impl Resolve for System {
-    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
-    }
-}
-
 /// Checks every answer of a resolver. The client connects to what this returns and resolves nothing itself, so that an
 /// answer that changes a moment later changes nothing.
 #[derive(Clone)]

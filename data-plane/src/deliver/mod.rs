@@ -9,7 +9,7 @@
 //! * [`attempt`]: one request and what came of it, in words
 //! * [`stack`]: how an attempt is made: timeout → sign → egress guard → client
 //!   * [`request`]: the attempt as a signed request, [trace](crate::trace) context included
-//!   * [`egress`]: the guard where names become addresses
+//!   * [`egress`]: the guard where names become addresses, which a [`resolver`] knows
 //!   * [`oauth`]: access tokens, where the recipient asks for one
 //!   * [`client`]: sends it, with a certificate where the recipient asks for one, from the addresses of [`sources`]
 //!   * [`answer`]: what is kept of an answer
@@ -47,6 +47,7 @@ mod ordered;
 mod ordered_tests;
 mod partition;
 pub mod request;
+pub mod resolver;
 mod seen;
 mod settle;
 pub mod sources;

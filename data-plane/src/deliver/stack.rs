@@ -12,9 +12,10 @@ use tracing::Instrument as _;
 use super::attempt::{Answer, Attempt, Finished};
 use super::client::{self, Client};
 use super::config::Settings;
-use super::egress::{Guard, Resolve, System};
+use super::egress::{Guard, Resolve};
 use super::oauth::{Token, Tokens};
 use super::request::{self, Request};
+use super::resolver::{Bounded, Dns};
 use super::{egress, failure};
 use crate::sign;
 use crate::trace::Ids;
@@ -39,7 +40,8 @@ impl Attempter {
     /// # Errors
     /// If the client can't be set up.
     pub fn new(settings: &Settings, keys: Arc<MasterKeys>) -> Result<Self, client::Error> {
-        Self::with_resolver(settings, keys, Arc::new(System))
+        let dns = Dns::new(&settings.egress.name_servers).map_err(client::Error::Resolver)?;
+        Self::with_resolver(settings, keys, Arc::new(Bounded::new(dns)))
     }
 
     /// The same with another resolver.
