@@ -17,9 +17,26 @@ const RESULTS: [&str; 3] = ["acknowledged", "unacknowledged", "refused"];
 /// What comes of a message in dispatch.
 const DISPATCHED: [&str; 3] = ["dispatched", "repeated", "quarantined"];
 /// What the recipient answers, or why there is no answer, as [`AttemptError`](hookwire_proto::log::AttemptError) numbers it.
-const ANSWERS: [&str; 16] = [
-    "2xx", "3xx", "429", "4xx", "5xx", "other", "unknown", "dns", "egress", "connect", "tls", "timeout", "broken",
-    "protocol", "request", "token",
+const ANSWERS: [&str; 19] = [
+    "2xx",
+    "3xx",
+    "429",
+    "4xx",
+    "5xx",
+    "other",
+    "unknown",
+    "dns",
+    "egress",
+    "connect",
+    "tls",
+    "timeout",
+    "broken",
+    "protocol",
+    "request",
+    "token",
+    "certificate_expired",
+    "certificate_name",
+    "certificate_untrusted",
 ];
 /// Where in [`ANSWERS`] reasons begin.
 const NO_ANSWER: usize = 6;
@@ -50,7 +67,7 @@ struct Kept {
     acknowledgement: Histogram,
     dispatched: [Counter; 3],
     fanned_out: Counter,
-    answers: [Counter; 16],
+    answers: [Counter; 19],
     outcomes: [Counter; 4],
     attempt: Histogram,
     delay: Histogram,
@@ -300,11 +317,11 @@ mod tests {
         for (status, name) in [(204, "2xx"), (301, "3xx"), (404, "4xx"), (429, "429"), (503, "5xx"), (700, "other")] {
             assert_eq!(of(status, AttemptError::Unspecified), name);
         }
-        for number in 1..10 {
+        for number in 1..13 {
             let error = AttemptError::try_from(number).unwrap();
             assert_eq!(of(0, error), error.as_str_name().trim_start_matches("ATTEMPT_ERROR_").to_lowercase());
         }
-        assert!(AttemptError::try_from(10).is_err(), "it needs a name here");
+        assert!(AttemptError::try_from(13).is_err(), "it needs a name here");
         for number in 1..8 {
             let reason = DeadReason::try_from(number).unwrap();
             let name = reason.as_str_name().trim_start_matches("DEAD_REASON_").to_lowercase();

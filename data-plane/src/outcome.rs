@@ -57,11 +57,23 @@ pub fn decide(finished: &Finished, number: i32, schedule: &Schedule, deadline_ms
 /// Whether an attempt is a sign that the recipient, or who gives out its tokens, has too much to do or is not there at all, so
 /// that its lane slows down.
 pub fn slows_down(finished: &Finished) -> bool {
-    use AttemptError::{Connect, Dns, Egress, Timeout, Tls, Token};
+    use AttemptError::{
+        CertificateExpired, CertificateName, CertificateUntrusted, Connect, Dns, Egress, Timeout, Tls, Token,
+    };
     match &finished.result {
         Ok(Answer { status, .. }) => matches!(status, 429 | 502 | 503 | 504),
         // Not what breaks an answer: that may be about this one message.
-        Err(failure) => matches!(failure.error, Dns | Egress | Connect | Tls | Timeout | Token),
+        Err(failure) => matches!(
+            failure.error,
+            Dns | Egress
+                | Connect
+                | Tls
+                | CertificateExpired
+                | CertificateName
+                | CertificateUntrusted
+                | Timeout
+                | Token
+        ),
     }
 }
 
@@ -103,6 +115,11 @@ mod tests {
         Finished { result: Err(failure), started: now(), duration: Duration::ZERO }
     }
 
+    /// All that there are.
+    fn failures() -> impl Iterator<Item = AttemptError> {
+        (1..).map_while(|number| AttemptError::try_from(number).ok())
+    }
+
     fn first(finished: &Finished) -> Outcome {
         decide(finished, 1, &schedule(), FAR, now())
     }
@@ -126,8 +143,7 @@ mod tests {
 
     #[test]
     fn every_failure_without_an_answer_is_tried_again() {
-        use AttemptError::{Broken, Connect, Dns, Egress, Protocol, Request, Timeout, Tls, Token};
-        for error in [Dns, Egress, Connect, Tls, Timeout, Broken, Protocol, Request, Token] {
+        for error in failures() {
             assert_eq!(first(&failed(error)), Outcome::Retry { at_ms: NOW_MS + 5000 }, "{error:?}");
         }
     }
@@ -138,8 +154,8 @@ mod tests {
             let expected = [429, 502, 503, 504].contains(&status);
             assert_eq!(slows_down(&answered(status, None)), expected, "{status}");
         }
-        use AttemptError::{Broken, Connect, Dns, Egress, Protocol, Request, Timeout, Tls, Token};
-        for error in [Dns, Egress, Connect, Tls, Timeout, Broken, Protocol, Request, Token] {
+        for error in failures() {
+            use AttemptError::{Broken, Protocol, Request};
             let expected = ![Broken, Protocol, Request].contains(&error);
             assert_eq!(slows_down(&failed(error)), expected, "{error:?}");
         }

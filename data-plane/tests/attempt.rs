@@ -311,14 +311,17 @@ async fn failures_are_told_apart() {
     assert_eq!(failure(&finished).error, AttemptError::Connect);
     assert!(failure(&finished).detail.contains("refused"), "{}", failure(&finished).detail);
 
-    let stranger = Receiver::answering(Authority::new().server(HOST, H1), OK).await;
-    let finished = sender.attempt(&stranger).await;
-    assert_eq!(failure(&finished).error, AttemptError::Tls);
-    assert!(failure(&finished).detail.contains("invalid peer certificate"), "{}", failure(&finished).detail);
-
-    let other_name = Receiver::answering(sender.authority.server("other.example.com", H1), OK).await;
-    assert_eq!(failure(&sender.attempt(&other_name).await).error, AttemptError::Tls);
-    assert!(stranger.arrived().is_empty() && other_name.arrived().is_empty(), "nothing is sent to a stranger");
+    for (server, error, detail) in [
+        (Authority::new().server(HOST, H1), AttemptError::CertificateUntrusted, "from no authority that is trusted"),
+        (sender.authority.server("other.example.com", H1), AttemptError::CertificateName, "for another name"),
+        (sender.authority.server_expired(HOST, H1), AttemptError::CertificateExpired, "has expired"),
+    ] {
+        let stranger = Receiver::answering(server, OK).await;
+        let finished = sender.attempt(&stranger).await;
+        assert_eq!(failure(&finished).error, error);
+        assert!(failure(&finished).detail.contains(detail), "{}", failure(&finished).detail);
+        assert!(stranger.arrived().is_empty(), "nothing is sent to a stranger");
+    }
 
     let reset = Receiver::start(tls(), |mut connection: Connection| async move {
         connection.request().await;
@@ -348,6 +351,55 @@ async fn failures_are_told_apart() {
     });
     assert_eq!(failure(&sender.attempt_at(address).await).error, AttemptError::Tls);
     server.abort();
+}
+
+#[tokio::test]
+async fn nothing_older_than_tls_1_2_is_offered() {
+    use tokio::io::AsyncReadExt as _;
+    let sender = Sender::hurried();
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hello = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 5];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut hello = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+        stream.read_exact(&mut hello).await.unwrap();
+        hello
+    });
+    sender.attempt_at(address).await;
+    let hello = hello.await.unwrap();
+    // RFC 8446, sections 4.1.2 and 4.2.1: after type, length, version and random come session id, cipher suites, compression, extensions.
+    let mut at = 4 + 2 + 32;
+    let skip = |width: usize, at: &mut usize| {
+        let length = hello[*at..*at + width].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        *at += width + length;
+    };
+    skip(1, &mut at);
+    skip(2, &mut at);
+    skip(1, &mut at);
+    at += 2;
+    let versions = loop {
+        let (kind, length) = (&hello[at..at + 2], usize::from(u16::from_be_bytes([hello[at + 2], hello[at + 3]])));
+        if kind == [0, 43] {
+            break hello[at + 5..at + 4 + length].to_vec();
+        }
+        at += 4 + length;
+    };
+    assert_eq!(versions, [3, 4, 3, 3], "1.3 and 1.2");
+}
+
+#[tokio::test]
+async fn an_answer_of_endless_headers_ends() {
+    let sender = Sender::new();
+    let receiver = Receiver::start(sender.authority.server(HOST, H1), |mut connection: Connection| async move {
+        connection.request().await;
+        connection.write("HTTP/1.1 200 OK\r\n").await;
+        while connection.write(format!("x-padding: {}\r\n", "x".repeat(1_000))).await {}
+    })
+    .await;
+    let finished = sender.attempt(&receiver).await;
+    assert_eq!(failure(&finished).error, AttemptError::Protocol, "{}", failure(&finished).detail);
 }
 
 #[tokio::test]

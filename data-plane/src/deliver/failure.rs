@@ -45,6 +45,11 @@ pub fn classify(error: &(dyn StdError + Send + Sync + 'static)) -> Failure {
         AttemptError::Timeout if is_connect(&chain) => ("no connection in time", false),
         AttemptError::Timeout => ("no complete answer in time", false),
         AttemptError::Tls => ("no secure connection", true),
+        AttemptError::CertificateExpired => ("the recipient's certificate has expired, or is not valid yet", false),
+        AttemptError::CertificateName => ("the recipient's certificate is for another name", true),
+        AttemptError::CertificateUntrusted => {
+            ("the recipient's certificate comes from no authority that is trusted", true)
+        }
         AttemptError::Token => ("no access token", true),
         AttemptError::Connect => ("no connection", true),
         AttemptError::Protocol => ("the answer was not HTTP", true),
@@ -81,8 +86,8 @@ fn kind(chain: &[&(dyn StdError + 'static)]) -> AttemptError {
     {
         return AttemptError::Timeout;
     }
-    if has::<rustls::Error>(chain).is_some() {
-        return AttemptError::Tls;
+    if let Some(error) = has::<rustls::Error>(chain) {
+        return tls(error);
     }
     if is_connect(chain) {
         return AttemptError::Connect;
@@ -92,6 +97,19 @@ fn kind(chain: &[&(dyn StdError + 'static)]) -> AttemptError {
         // The request was not one after all: nothing has been sent.
         _ if has::<reqwest::Error>(chain).is_some_and(reqwest::Error::is_builder) => AttemptError::Request,
         _ => AttemptError::Broken,
+    }
+}
+
+fn tls(error: &rustls::Error) -> AttemptError {
+    use rustls::CertificateError as Certificate;
+    let rustls::Error::InvalidCertificate(certificate) = error else { return AttemptError::Tls };
+    match certificate {
+        Certificate::Expired
+        | Certificate::ExpiredContext { .. }
+        | Certificate::NotValidYet
+        | Certificate::NotValidYetContext { .. } => AttemptError::CertificateExpired,
+        Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => AttemptError::CertificateName,
+        _ => AttemptError::CertificateUntrusted,
     }
 }
 

@@ -49,9 +49,20 @@ impl Authority {
         self.server_asking(name, alpn, Some(clients))
     }
 
+    /// TLS for a server of this name, whose certificate has expired.
+    pub fn server_expired(&self, name: &str, alpn: &[&[u8]]) -> TlsAcceptor {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        self.serving(params, alpn, None)
+    }
+
     fn server_asking(&self, name: &str, alpn: &[&[u8]], clients: Option<&Authority>) -> TlsAcceptor {
+        self.serving(CertificateParams::new(vec![name.to_owned()]).unwrap(), alpn, clients)
+    }
+
+    fn serving(&self, params: CertificateParams, alpn: &[&[u8]], clients: Option<&Authority>) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = match clients {
