@@ -45,11 +45,9 @@ pub fn classify(error: &(dyn StdError + Send + Sync + 'static)) -> Failure {
         AttemptError::Timeout if is_connect(&chain) => ("no connection in time", false),
         AttemptError::Timeout => ("no complete answer in time", false),
         AttemptError::Tls => ("no secure connection", true),
-        AttemptError::CertificateExpired => ("the recipient's certificate has expired, or is not valid yet", false),
-        AttemptError::CertificateName => ("the recipient's certificate is for another name", true),
-        AttemptError::CertificateUntrusted => {
-            ("the recipient's certificate comes from no authority that is trusted", true)
-        }
+        AttemptError::CertificateExpired => ("the certificate has expired, or is not valid yet", false),
+        AttemptError::CertificateName => ("the certificate is for another name", true),
+        AttemptError::CertificateUntrusted => ("the certificate comes from no authority that is trusted", true),
         AttemptError::Token => ("no access token", true),
         AttemptError::Connect => ("no connection", true),
         AttemptError::Protocol => ("the answer was not HTTP", true),

@@ -173,7 +173,7 @@ async fn without_a_token_nothing_is_sent_and_the_attempt_says_why() {
         (token_url(&no_token), "is not what RFC 6749 says"),
         (token_url(&endless), "is longer than 16 KiB"),
         (token_url(&hangs), "no complete answer in time"),
-        (token_url(&stranger), "no secure connection"),
+        (token_url(&stranger), "from no authority that is trusted"),
         ("https://10.0.0.1/token".to_owned(), "refused before connecting"),
         (format!("http://{HOST}/token"), "refused before connecting"),
     ];
