@@ -1,4 +1,4 @@
-//! Nodes leave under load, in order and by force: nothing is lost, and every partition soon has an owner again.
+//! Nodes leave under load, in order and by force: nothing is lost, every partition soon has an owner again, and little is sent twice.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use hookwire_proto::v1::{CreateSubscriptionRequest, Subscription};
 use hookwire_tests::api::{Api, id_of, message};
 use hookwire_tests::cluster::{self, Cluster, Options, Shape};
 use hookwire_tests::publisher::{Count, Load, Publisher};
+use hookwire_tests::receiver::Behaviour;
 use hookwire_tests::{is_full, say, wait_until};
 
 /// How long a partition may be without an owner.
@@ -19,6 +20,44 @@ const DRAIN: Duration = Duration::from_secs(120);
 async fn nothing_is_lost_when_nodes_leave_in_order_and_by_force() {
     let options = Options { nodes: 3, ..Options::default() };
     cluster::with(Shape::Production, options, leave).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn little_is_sent_twice_to_recipients_that_take_ten_seconds_while_nodes_come_and_go() {
+    let options = Options { nodes: 3, ..Options::default() };
+    cluster::with(Shape::Production, options, come_and_go).await;
+}
+
+async fn come_and_go(cluster: &mut Cluster) -> Result<()> {
+    const TAKES: Duration = Duration::from_secs(10);
+    const PER_SECOND: usize = 12;
+    let moving = Duration::from_secs(if is_full() { 120 } else { 20 });
+    let control = cluster.control(0)?;
+    let (tenant, event_types, min_revision) = one_subscription_for_each_partition(cluster, &control).await?;
+    cluster.receiver.script("/handover", [], Behaviour::slow(TAKES));
+    // From before the first is told to go until after the last has come back.
+    let messages = PER_SECOND * usize::try_from((moving + TAKES).as_secs())?;
+    let load =
+        Load { tenant, event_types, min_revision, messages, batch: 4, per_second: PER_SECOND, bytes: 500, keys: 0 };
+    let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
+    wait_until("it is under load", DRAIN, async || Ok(publisher.acknowledged() >= 2 * PER_SECOND)).await?;
+    let (began, mut moves) = (Instant::now(), 0);
+    while began.elapsed() < moving {
+        let node = &mut cluster.nodes[moves % 3];
+        let status = node.process.terminate(Duration::from_secs(60)).await?;
+        ensure!(status.success(), "the node that was told to stop ended with {status}");
+        node.restart().await?;
+        moves += 1;
+    }
+    let acknowledged = publisher.finish(DRAIN).await?;
+    cluster.receiver.wait_for_all("/handover", &acknowledged, DRAIN).await?;
+    // Longer than an attempt takes whose answer nobody waited for.
+    cluster.receiver.quiet(TAKES + Duration::from_secs(6), DRAIN).await?;
+    let count = Count::new(&acknowledged, &cluster.receiver.counts("/handover")?);
+    say(&format!("handover: {moves} moves in {moving:?} with recipients that take {TAKES:?}: {count:?}"));
+    ensure!(count.acknowledged == messages && count.lost == 0);
+    ensure!(count.duplicates * 100 < count.acknowledged, "{count:?} is 1 % or more");
+    Ok(())
 }
 
 async fn leave(cluster: &mut Cluster) -> Result<()> {
