@@ -146,6 +146,9 @@ pub(super) const ERRORS: filter::Kind = filter::Kind::Enum {
         ("PROTOCOL", 7),
         ("REQUEST", 8),
         ("TOKEN", 9),
+        ("CERTIFICATE_EXPIRED", 10),
+        ("CERTIFICATE_NAME", 11),
+        ("CERTIFICATE_UNTRUSTED", 12),
     ],
 };
 
