@@ -125,6 +125,17 @@ impl Process {
         Ok(())
     }
 
+    /// Lets it have so many open files at a time, those that it has among them; what it may not open fails from now on (`EMFILE`).
+    ///
+    /// # Errors
+    /// When it does not run, or there is no `prlimit`, which Linux distributions have.
+    pub fn limit_open_files(&self, limit: u32) -> Result<()> {
+        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        let arguments = [format!("--pid={}", child.id()), format!("--nofile={limit}:")];
+        let status = Command::new("prlimit").args(arguments).status().context("prlimit")?;
+        if status.success() { Ok(()) } else { bail!("prlimit ended with {status}") }
+    }
+
     /// Whether it was started and not ended through this handle.
     pub fn is_started(&self) -> bool {
         self.child.is_some()
