@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use hookwire_log::metrics::{self, Groups};
+use hookwire_log::metrics::{self, Groups, one};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -33,15 +33,10 @@ impl Default for Metrics {
     fn default() -> Self {
         let (mut all, groups) = metrics::registry();
         let registry = all.sub_registry_with_prefix("hookwire");
-        let gauge = |registry: &mut Registry, name: &str, help: &str| {
-            let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
-        let ready = gauge(registry, "ready", "1 if /readyz says so, or else 0");
-        let revision = gauge(registry, "config_revision", "Revision of the configuration in the store");
-        let nodes = gauge(registry, "connected_nodes", "Nodes that get their configuration from this control plane");
-        let store_up = gauge(registry, "store_up", "1 if the store has answered now, or else 0");
+        let ready = one(registry, "ready", "1 if /readyz says so, or else 0");
+        let revision = one(registry, "config_revision", "Revision of the configuration in the store");
+        let nodes = one(registry, "connected_nodes", "Nodes that get their configuration from this control plane");
+        let store_up = one(registry, "store_up", "1 if the store has answered now, or else 0");
         let store_answer = Gauge::<f64, AtomicU64>::default();
         let help = "How long the store took for that answer";
         registry.register_with_unit("store_answer", help, Unit::Seconds, store_answer.clone());

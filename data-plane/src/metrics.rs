@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookwire_log::metrics::{self, Groups, counters, gauges, seconds};
+use hookwire_log::metrics::{self, Groups, each, one, seconds};
 use hookwire_proto::log::{AttemptOutcome, AttemptRecord, AttemptResult, DeadReason};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -83,16 +83,6 @@ impl Default for Metrics {
     fn default() -> Self {
         let (mut all, groups) = metrics::registry();
         let registry = all.sub_registry_with_prefix("hookwire");
-        let plain = |registry: &mut Registry, name: &str, help: &str| {
-            let counter = Counter::default();
-            registry.register(name, help, counter.clone());
-            counter
-        };
-        let gauge = |registry: &mut Registry, name: &str, help: &str| {
-            let gauge = Gauge::default();
-            registry.register(name, help, gauge.clone());
-            gauge
-        };
         let stale = Gauge::default();
         registry.register_with_unit(
             "config_stale",
@@ -102,7 +92,7 @@ impl Default for Metrics {
         );
         let kept = Kept {
             groups,
-            published: counters(
+            published: each(
                 registry,
                 "published_messages",
                 "Messages that were published through this node: durable, not acknowledged by the log in time, or refused",
@@ -115,22 +105,22 @@ impl Default for Metrics {
                 "From the append of a message to the log's acknowledgement",
                 &PROMPT_SECONDS,
             ),
-            dispatched: counters(
+            dispatched: each(
                 registry,
                 "dispatched_messages",
                 "Messages that dispatch is done with: each subscription has a delivery, published before, or unreadable",
                 "result",
                 DISPATCHED,
             ),
-            fanned_out: plain(registry, "dispatched_deliveries", "Deliveries that dispatch has made of messages"),
-            answers: counters(
+            fanned_out: one(registry, "dispatched_deliveries", "Deliveries that dispatch has made of messages"),
+            answers: each(
                 registry,
                 "attempts",
                 "Attempts that have ended, by the recipient's answer or why there is none; pings among them",
                 "answer",
                 ANSWERS,
             ),
-            outcomes: counters(
+            outcomes: each(
                 registry,
                 "attempt_outcomes",
                 "The same by what the delivery came to: it has arrived, it is tried again, or it is a dead letter",
@@ -144,21 +134,21 @@ impl Default for Metrics {
                 "From a message's publication to the beginning of the first attempt of a delivery of it; replays are left out",
                 &PROMPT_SECONDS,
             ),
-            dead: counters(
+            dead: each(
                 registry,
                 "dead_letters",
                 "Deliveries that became dead letters; paused: they wait until their subscription is enabled",
                 "reason",
                 DEAD,
             ),
-            lanes: gauges(
+            lanes: each(
                 registry,
                 "lanes",
                 "Lanes of subscriptions on this node: nothing to do, as fast as may be, slowed down by its recipient, or not asking it for now",
                 "state",
                 LANES,
             ),
-            deliveries: gauges(
+            deliveries: each(
                 registry,
                 "deliveries",
                 "Deliveries that this node holds: requests, in a lane's queue, waiting for their time or their configuration; and of its \
@@ -166,8 +156,8 @@ impl Default for Metrics {
                 "state",
                 DELIVERIES,
             ),
-            ready: gauge(registry, "ready", "1 if /readyz says so, or else 0"),
-            revision: gauge(registry, "config_revision", "Revision of the configuration that the node works with"),
+            ready: one(registry, "ready", "1 if /readyz says so, or else 0"),
+            revision: one(registry, "config_revision", "Revision of the configuration that the node works with"),
             stale,
         };
         Self { registry: Arc::new(all), kept: Arc::new(kept) }

@@ -4,16 +4,18 @@
 //! Labels are bounded: stages, topics, partitions and outcomes, never a tenant, a subscription or a URL.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::forward::now_ms;
 use crate::{Bounds, Error, Finisher, Log, Offset, Topic};
@@ -27,30 +29,24 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Labels of one name.
 pub type Label = [(&'static str, &'static str); 1];
 
-/// Counters that differ in a label, all of them there from the beginning, so that the first of something rare is seen as a change.
-pub fn counters<const N: usize>(
-    registry: &mut Registry,
-    name: &str,
-    help: &str,
-    label: &'static str,
-    values: [&'static str; N],
-) -> [Counter; N] {
-    let family = Family::<Label, Counter>::default();
-    registry.register(name, help, family.clone());
-    values.map(|value| Counter::clone(&family.get_or_create(&[(label, value)])))
+/// A metric with nothing to tell it apart.
+pub fn one<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
-/// The same for gauges.
-pub fn gauges<const N: usize>(
+/// Metrics that differ in a label, all of them there from the beginning, so that the first of something rare is seen as a change.
+pub fn each<M: TypedMetric + EncodeMetric + Debug + Clone + Default + Send + Sync + 'static, const N: usize>(
     registry: &mut Registry,
     name: &str,
     help: &str,
     label: &'static str,
     values: [&'static str; N],
-) -> [Gauge; N] {
-    let family = Family::<Label, Gauge>::default();
+) -> [M; N] {
+    let family = Family::<Label, M>::default();
     registry.register(name, help, family.clone());
-    values.map(|value| Gauge::clone(&family.get_or_create(&[(label, value)])))
+    values.map(|value| M::clone(&family.get_or_create(&[(label, value)])))
 }
 
 /// A histogram of seconds, with these upper bounds.
@@ -112,22 +108,22 @@ impl Default for Groups {
 
 impl Groups {
     fn new(registry: &mut Registry) -> Self {
-        let (unfinished, oldest, failures) = (Family::default(), Family::default(), Counter::default());
-        registry.register(
+        let unfinished = one(
+            registry,
             "unfinished_records",
             "Records of an owned partition that are not finished: read or not, up to its end",
-            Family::clone(&unfinished),
         );
+        let oldest = Family::default();
         registry.register_with_unit(
             "oldest_unfinished_age",
             "Age of the oldest of these; 0 if there is none. In a tier of retries this is what its delay wants",
             Unit::Seconds,
             Family::clone(&oldest),
         );
-        registry.register(
+        let failures = one(
+            registry,
             "log_look_failures",
             "How often the log did not say where a partition ends, when that was looked at (every 5 s)",
-            failures.clone(),
         );
         Self(Arc::new(Inner { owned: Mutex::default(), unfinished, oldest, failures }))
     }
@@ -262,7 +258,7 @@ mod tests {
     #[test]
     fn the_page_is_of_the_process_and_ends_as_it_must() {
         let (mut registry, _groups) = registry();
-        let counters = counters(&mut registry, "things", "Things", "kind", ["one", "other"]);
+        let counters: [Counter; 2] = each(&mut registry, "things", "Things", "kind", ["one", "other"]);
         counters[1].inc();
         let page = page(&registry);
         for line in ["things_total{kind=\"one\"} 0", "things_total{kind=\"other\"} 1", "# EOF"] {
