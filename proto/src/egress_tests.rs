@@ -283,6 +283,37 @@ proptest! {
         }
     }
 
+    /// Whatever resolvers and clients read as an address that is not written as one (inet_aton, WHATWG URL): it is refused, public or not.
+    #[test]
+    fn an_address_in_disguise_never_passes(bits in any::<u32>(), hex in any::<bool>(), port in prop::option::of(1..65_536u32)) {
+        let [a, b, c, d] = bits.to_be_bytes();
+        let number = |number: u32| if hex { format!("0x{number:x}") } else { format!("0{number:o}") };
+        let plain = Ipv4Addr::from(bits);
+        let first = plain.to_string().as_bytes()[0];
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        for disguise in [
+            bits.to_string(),
+            number(bits),
+            number(bits).to_uppercase(),
+            format!("{a}.{}", bits & 0x00ff_ffff),
+            format!("{a}.{b}.{}", bits & 0xffff),
+            format!("{a}.{}", number(bits & 0x00ff_ffff)),
+            format!("{}.{b}.{c}.{d}", number(a.into())),
+            format!("{a}.{b}.{c}.{}", number(d.into())),
+            format!("{plain}."),
+            format!("%{first:x}{}", &plain.to_string()[1..]),
+            format!("user@{plain}"),
+            format!("[::ffff:{plain}]"),
+            format!("[::{plain}]"),
+            format!("[fe80::1%25{plain}]"),
+        ] {
+            let url = format!("https://{disguise}{port}/");
+            prop_assert!(Policy::default().check_text(&url).is_err(), "{url}");
+        }
+        let is_public = Policy::default().check_address(plain.into()).is_ok();
+        prop_assert_eq!(Policy::default().check_text(&format!("https://{plain}{port}/")).is_ok(), is_public);
+    }
+
     #[test]
     fn an_address_inside_ipv6_is_judged_as_itself(bits in any::<u32>()) {
         let inner = Ipv4Addr::from_bits(bits);
