@@ -73,16 +73,28 @@ impl Process {
         Ok(())
     }
 
+    /// Lets it stand still, its connections open (SIGSTOP).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
     /// SIGTERM, and waits for its end; `kill -9` and an error after `limit`.
     ///
     /// # Errors
     /// When it does not run, or does not end in time.
     pub async fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
-        let sent = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status()?;
-        if !sent.success() {
-            bail!("cannot signal {}", self.name);
-        }
+        self.signal("TERM")?;
         match self.ended(limit).await? {
             Some(status) => Ok(status),
             None => {
@@ -90,6 +102,12 @@ impl Process {
                 bail!("{} did not end within {limit:?} of SIGTERM", self.name);
             }
         }
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()).status()?;
+        if sent.success() { Ok(()) } else { bail!("cannot signal {}", self.name) }
     }
 
     /// Waits for its end of itself; `None` if it still runs after `limit`.
