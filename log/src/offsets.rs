@@ -203,6 +203,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_finished_is_counted_whether_it_was_read_or_not() {
+        let committed = Committed { next: 11, horizon: 15, unfinished: vec![11, 13] };
+        let mut offsets = Offsets::resume(&committed);
+        assert_eq!(offsets.unfinished_up_to(20), (11, 2 + 5));
+        assert!(!offsets.has_read_to(12) && offsets.has_read_to(11));
+        for offset in 11..17 {
+            offsets.begin(offset);
+        }
+        assert_eq!(offsets.unfinished_up_to(20), (11, 2 + 5));
+        assert!(offsets.has_read_to(17) && !offsets.has_read_to(18));
+        [11, 13, 15, 16].into_iter().for_each(|offset| offsets.finish(offset));
+        assert_eq!(offsets.unfinished_up_to(20), (17, 3));
+        assert_eq!(offsets.unfinished_up_to(17), (17, 0));
+    }
+
+    #[test]
     fn all_finished_needs_no_metadata() {
         let mut offsets = Offsets::resume(&Committed::at(0));
         assert!(offsets.begin(0));
