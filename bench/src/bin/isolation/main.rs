@@ -83,6 +83,8 @@ async fn main() -> Result<()> {
         return receive::run().await;
     }
     let scenario = arguments.scenario.context("a scenario")?;
+    // A broker that was just started is slow for a while: what this run shows is thrown away.
+    run(&arguments, scenario, false).await?;
     let (mut quiet, mut noisy) = (Vec::new(), Vec::new());
     for pair in 0..arguments.pairs {
         // In turn which of the two comes first: a machine gets warm, and slow, and busy.
