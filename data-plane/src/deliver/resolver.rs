@@ -83,8 +83,6 @@ fn options(options: &mut ResolverOpts) {
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.max_active_requests = 4 * MAX_LOOKUPS;
     options.server_ordering_strategy = ServerOrderingStrategy::QueryStatistics;
-    // Harder to answer for somebody else.
-    options.case_randomization = true;
 }
 
 #[async_trait]
