@@ -17,9 +17,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use hookwire_bench::report::{Report, quantile, say};
-use hookwire_proto::v1::{BatchCreateSubscriptionsRequest, CreateSubscriptionRequest, Subscription};
+use hookwire_proto::v1::{
+    BatchCreateSubscriptionsRequest, CreateSubscriptionRequest, ListNodesRequest, Node, Subscription,
+};
 use hookwire_tests::api::Api;
 use hookwire_tests::cluster::{Cluster, Options, Shape};
+use hookwire_tests::wait_until;
 
 mod load;
 mod receive;
@@ -139,6 +142,14 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
     let cluster = cluster.context("Kafka and PostgreSQL are started by scripts/bench")?;
     let api = cluster.control(0)?;
     let nodes = cluster.publishers()?;
+    // While partitions change hands, they have no owner until what was under way has ended.
+    wait_until("each node has its share of the partitions", PATIENCE, async || {
+        let listed = api.nodes().list_nodes(ListNodesRequest::default()).await?.into_inner().nodes;
+        let owns = |node: &Node, topic: &str| node.partitions.iter().any(|owned| owned.topic.ends_with(topic));
+        let has_share = |node: &Node| [".messages", ".deliveries"].iter().all(|topic| owns(node, topic));
+        Ok(listed.len() == nodes.len() && listed.iter().all(has_share))
+    })
+    .await?;
 
     let is_troubled = matches!(scenario, Scenario::TroubledSteady | Scenario::TroubledBurst);
     let group = |recipient: usize| match recipient {
