@@ -18,6 +18,12 @@ use super::backoff::{BackOff, Feedback, Signal};
 use crate::retry;
 use crate::stage::ms;
 
+/// A lane whose attempts end closer together than this is brisk.
+const BRISK: Duration = Duration::from_millis(5);
+/// Unless nothing of it has begun or ended for this long: its recipient may hang. Many times what a brisk lane takes, since the machine may
+/// have been busy elsewhere.
+const STILL: Duration = Duration::from_millis(50);
+
 /// How many attempts are begun in a time: as a bucket of tokens that fills at an even pace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -56,6 +62,8 @@ pub struct Lane<T> {
     clock_us: i64,
     /// Deferred, and not come back.
     backlog: u64,
+    /// When an attempt last began or ended.
+    moved_ms: i64,
 }
 
 impl<T> Lane<T> {
@@ -69,6 +77,7 @@ impl<T> Lane<T> {
             full_us: i64::MIN,
             clock_us: 0,
             backlog: 0,
+            moved_ms: i64::MIN,
         }
     }
 
@@ -140,9 +149,12 @@ impl<T> Lane<T> {
         self.back_off.is_healthy(now_ms)
     }
 
-    /// How long after each other its attempts end, on the average, when it has enough to do; the rate counts.
-    pub fn interval(&self) -> Duration {
-        Duration::from_micros(self.interval_us().unsigned_abs())
+    /// Until when it is worth waiting for room in it, if nothing begins or ends meanwhile: it works off its queue briskly. `None` if it
+    /// isn't, at `now_ms`. The rate counts.
+    pub fn brisk_until_ms(&self, now_ms: i64) -> Option<i64> {
+        let is_brisk = self.is_healthy(now_ms) && self.interval_us().unsigned_abs() <= BRISK.as_micros() as u64;
+        let until = self.moved_ms.saturating_add(ms(STILL));
+        (is_brisk && now_ms < until).then_some(until)
     }
 
     /// Queues a delivery.
@@ -157,6 +169,7 @@ impl<T> Lane<T> {
         }
         let item = self.queue.pop_front()?;
         self.under_way += 1;
+        self.moved_ms = now_ms;
         if let Some(rate) = self.rate {
             self.full_us = self.full_us.max(us(now_ms)).saturating_add(rate.interval_us);
         }
@@ -185,6 +198,7 @@ impl<T> Lane<T> {
     ) {
         let was_full = self.under_way >= self.back_off.allowed();
         self.under_way -= 1;
+        self.moved_ms = now_ms;
         if self.back_off.ended(Feedback { began_ms, now_ms, duration, signal, not_before_ms, was_full }) {
             // Recovered: slots that were booked far ahead while it was slow are no measure for what comes now.
             self.clock_us = self.clock_us.min(us(now_ms));
@@ -322,6 +336,22 @@ mod tests {
         lane.ended(0, 1_000, Duration::from_secs(1), Signal::Success, None);
         let first = lane.book_us(1_000);
         assert_eq!(lane.book_us(1_000) - first, 100_000);
+    }
+
+    #[test]
+    fn who_was_brisk_and_does_not_end_anything_any_more_is_not_waited_for() {
+        let mut lane = Lane::<u32>::new(2);
+        assert_eq!(lane.brisk_until_ms(0), None, "nothing is known");
+        (0..9).for_each(|item| lane.push(item));
+        assert_eq!(begin_all(&mut lane, 1_000), 2);
+        lane.ended(1_000, 1_001, MS, Signal::Success, None);
+        assert_eq!(lane.brisk_until_ms(1_001), Some(1_051));
+        assert_eq!(begin_all(&mut lane, 1_010), 1);
+        assert_eq!((lane.brisk_until_ms(1_059), lane.brisk_until_ms(1_060)), (Some(1_060), None));
+        lane.ended(1_000, 1_100, MS, Signal::Success, None);
+        assert_eq!(lane.brisk_until_ms(1_100), Some(1_150), "it goes on");
+        lane.set_rate(Some(Rate::new(10.0, 1)), 1_100);
+        assert_eq!(lane.brisk_until_ms(1_100), None, "ten a second are few");
     }
 
     #[test]

@@ -41,8 +41,6 @@ mod numbers;
 mod ordered;
 mod ping;
 
-/// A lane whose attempts end closer together than this is brisk.
-const BRISK: Duration = Duration::from_millis(5);
 /// Deliveries that wait for their configuration, at most.
 const MAX_PARKED: usize = 64;
 /// How often an owner that is not fresh looks whether it is again.
@@ -130,8 +128,8 @@ struct Owner {
     assigned_ms: i64,
     /// They wait for a configuration with their revision.
     parked: Vec<Item>,
-    /// It waits for room in a brisk lane, and the partition with it.
-    waiting: Option<Item>,
+    /// It waits for room in a brisk lane, and the partition with it, until then.
+    waiting: Option<(i64, Item)>,
     /// Ordered deliveries that wait for their turn.
     ordered: Ordered<Item>,
     /// Where the partition ended when they were read from `held`.
@@ -273,14 +271,14 @@ impl Owner {
         if has_room {
             return self.enter(item, &subscription.name);
         }
-        let lag = until(now, item.record.time_ms);
         if self.waiting.is_none()
-            && lane.is_healthy(now)
-            && lane.interval() <= BRISK
-            && lag < self.node.settings.max_lag
+            && let Some(until) = lane.brisk_until_ms(now)
         {
-            self.waiting = Some(item);
-            return;
+            let until = until.min(item.record.time_ms.saturating_add(ms(self.node.settings.max_lag)));
+            if now < until {
+                self.waiting = Some((until, item));
+                return;
+            }
         }
         self.defer(item);
     }
@@ -466,13 +464,12 @@ impl Owner {
     fn wake(&self) -> Option<Duration> {
         let now = now_ms();
         let soon = self.soon.first_key_value().map(|((at, _), _)| until(*at, now));
-        let lagging =
-            self.waiting.as_ref().map(|item| until(item.record.time_ms + ms(self.node.settings.max_lag), now));
+        let waiting = self.waiting.as_ref().map(|(at, _)| until(*at, now));
         let stale = self.is_stale.then_some(STALE_WAIT);
         let paced = self.paced.first().map(|(at, _)| until(*at, now));
         let turn = self.ordered.due_ms().filter(|_| self.may_read()).map(|at| until(at, now));
         let behind = self.ordered.is_behind().then_some(BEHIND_WAIT);
-        [soon, lagging, stale, paced, turn, behind].into_iter().flatten().min()
+        [soon, waiting, stale, paced, turn, behind].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self) {
@@ -491,7 +488,7 @@ impl Owner {
                 self.begin(&name);
             }
         }
-        if let Some(item) = self.waiting.take() {
+        if let Some((_, item)) = self.waiting.take() {
             self.route(item);
         }
         if self.is_stale && self.finisher.may_begin() {

@@ -96,7 +96,7 @@ impl Owner {
             }
         }
         self.begin(&name);
-        if let Some(item) = self.waiting.take() {
+        if let Some((_, item)) = self.waiting.take() {
             self.route(item);
         }
     }
