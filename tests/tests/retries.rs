@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use hookwire_log::{Topic, codec};
 use hookwire_proto::log::DeadReason;
-use hookwire_proto::v1::NewMessage;
+use hookwire_proto::v1::{ListAttemptsRequest, NewMessage};
 use hookwire_tests::api::{message, secret_of};
 use hookwire_tests::cluster::{Cluster, Options};
 use hookwire_tests::receiver::{Arrival, Behaviour};
@@ -69,6 +69,53 @@ async fn failures_are_tried_again(cluster: &mut Cluster) -> Result<()> {
     let patience = receiver.wait("/patience", 2, LIMIT).await?;
     ensure!(gaps(&patience)[0] >= 3_000, "retry-after was 3 s: {:?}", gaps(&patience));
     say(&format!("retries, {:?}: gaps {:?} and {:?} ms", cluster.shape, gaps(&twice), gaps(&patience)));
+    Ok(())
+}
+
+/// A delay in which the partitions of nodes that were killed have owners again.
+const LONG_DELAY: Duration = Duration::from_secs(20);
+
+async fn delays_are_kept_though_every_node_is_killed(cluster: &mut Cluster) -> Result<()> {
+    let control = cluster.control(0)?;
+    let tenant = control.new_tenant(&["k.event"]).await?;
+    // Over several partitions, of `deliveries` and of the tiers.
+    let paths: Vec<String> = (0..8).map(|number| format!("/kept-{number}")).collect();
+    let mut revision = 0;
+    for path in &paths {
+        cluster.receiver.script(path, [Behaviour::status(500)], Behaviour::status(200));
+        revision = control.subscribe(&tenant, &cluster.receiver.url(path), &["k.event"]).await?.revision;
+    }
+    cluster.publisher()?.publish_one(&tenant, "k.event", "{}", revision).await?;
+    for path in &paths {
+        cluster.receiver.wait(path, 1, LIMIT).await?;
+    }
+    // Then what follows from them is in the log: an attempt that was lost with its node is made again at once.
+    wait_until("the attempts are recorded", LIMIT, async || {
+        let parent = format!("{tenant}/messages/-");
+        let request = ListAttemptsRequest { parent, page_size: 100, ..ListAttemptsRequest::default() };
+        Ok(control.attempts().list_attempts(request).await?.into_inner().attempts.len() == paths.len())
+    })
+    .await?;
+    let members = if cluster.nodes.is_empty() { &mut cluster.control_planes } else { &mut cluster.nodes };
+    for member in members.iter_mut() {
+        member.process.kill()?;
+    }
+    for member in members {
+        member.restart().await?;
+    }
+    let mut waited = Vec::new();
+    for path in &paths {
+        // Should the end of the first not be committed, it is made once more.
+        let time_of = |attempt: &str| {
+            let arrivals = cluster.receiver.arrivals(path);
+            arrivals.iter().find(|arrival| arrival.header("webhook-attempt") == attempt).map(|arrival| arrival.time_ms)
+        };
+        wait_until(&format!("{path} is tried again"), LONG_DELAY + LIMIT, async || Ok(time_of("2").is_some())).await?;
+        waited.extend(time_of("2").zip(time_of("1")).map(|(second, first)| second - first));
+    }
+    say(&format!("delays of {LONG_DELAY:?} over kill -9 of every node, {:?}: {waited:?} ms", cluster.shape));
+    let delay = u64::try_from(LONG_DELAY.as_millis())?;
+    ensure!(waited.iter().all(|waited| (delay * 9 / 10..=delay * 11 / 10).contains(waited)), "{waited:?}");
     Ok(())
 }
 
@@ -178,6 +225,11 @@ async fn a_troubled_recipient_holds_up_nobody(cluster: &mut Cluster) -> Result<(
 }
 
 on_both_shapes!(again, short_schedule(), failures_are_tried_again);
+on_both_shapes!(
+    restarts,
+    Options { nodes: 2, ..Options::default() }.schedule(&[0, 20_000, 1000], &[500, 2000, 8000]),
+    delays_are_kept_though_every_node_is_killed
+);
 on_both_shapes!(dead_letters, short_schedule(), the_end_of_the_schedule_is_a_dead_letter);
 on_both_shapes!(
     time_to_live,
