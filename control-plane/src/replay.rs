@@ -4,7 +4,8 @@
 //! rows that nobody runs → claimed → begun: from where to where → a step, written down, taken by deliver → … → ended
 //! ```
 //!
-//! * `select`: what a step looks at, and finds
+//! * `select`: what a step looks at, and finds; of a range of messages, `messages`, with `range`, the partitions as one sequence (pure),
+//!   and `subscribed`, who gets a message
 //! * `again`: a delivery as it is made again (pure)
 //! * [`Late`]: dead letters that a catch-up came too early for
 //!
@@ -29,12 +30,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log::Log;
 use crate::store;
-use crate::store::replay::{KEPT, Progress, Run};
+use crate::store::replay::{KEPT, Run};
 use select::Step;
 
 mod again;
 mod late;
+mod messages;
+mod range;
 mod select;
+mod subscribed;
 
 pub use late::Late;
 
@@ -154,17 +158,18 @@ impl Replays {
         let log = self.log.get()?;
         if run.replay.state() == State::Pending {
             let begun_before = run.replay.start_time.is_some();
-            let (bounds, detail) = match begun_before {
-                true => (None, None),
-                false => self.bounds(&*log, &run).await.map(|(bounds, detail)| (Some(bounds), detail))?,
+            let bounds = match begun_before {
+                true => None,
+                false => Some(self.bounds(&*log, &run).await?),
             };
-            if !self.store.begin_replay(&run.name, &self.owner, bounds, detail).await? {
+            if !self.store.begin_replay(&run.name, &self.owner, bounds).await? {
                 return Ok(());
             }
         }
+        let (mut scan, mut worked) = (None, Instant::now());
         loop {
             let Some(run) = self.keep(&run).await? else { return Ok(()) };
-            if run.position >= run.last {
+            if run.position.at >= run.last {
                 match self.store.finish_replay(&run.name, &self.owner).await? {
                     true => return Ok(()),
                     // There is more by now.
@@ -172,18 +177,17 @@ impl Replays {
                 }
             }
             let began = Instant::now();
-            let step = self.select(&*log, &run).await?;
+            let step = self.select(&*log, &run, &mut scan).await?;
             let (appended, found) = (self.append(&log, &run, &step).await?, step.found);
-            let count = i64::try_from(appended.len()).unwrap_or(i64::MAX);
-            let progress = Progress { from: run.position, to: step.to, found, appended: count };
-            let until = now_ms() + ms(KEEP);
-            if !self.store.advance_replay(&run.name, &self.owner, progress, until).await? {
+            let progress = step.progress(run.position.clone(), appended.len(), worked.elapsed());
+            worked = Instant::now();
+            if !self.store.advance_replay(&run.name, &self.owner, progress, now_ms() + ms(KEEP)).await? {
                 return Ok(());
             }
             if !self.taken(&*log, &run, &appended).await? {
                 return Ok(());
             }
-            if run.replay.deliveries_per_second > 0.0 {
+            if run.replay.deliveries_per_second > 0.0 && !run.replay.dry_run {
                 let pace = Duration::from_secs_f64(found as f64 / run.replay.deliveries_per_second);
                 if !self.wait(&run, pace.saturating_sub(began.elapsed())).await? {
                     return Ok(());

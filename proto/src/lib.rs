@@ -5,6 +5,7 @@
 //! * [`log`]: what is in the log
 //! * [`name`]: resource names and ids, parsed and made in one place
 //! * [`egress`]: which URLs and addresses requests may be sent to
+//! * [`pattern`]: which event types a subscription asks for
 //! * [`role`]: what nodes do
 //! * [`schema`]: what payloads of an event type are
 //! * [`seal`]: how secrets are closed by the control plane and opened by nodes
@@ -49,6 +50,7 @@ pub use generated::hookwire::v1;
 pub mod body;
 pub mod egress;
 pub mod name;
+pub mod pattern;
 pub mod role;
 pub mod schema;
 pub mod seal;

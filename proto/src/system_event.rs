@@ -23,27 +23,13 @@ pub fn is_system_event(event_type: &str) -> bool {
     event_type.split('.').next() == Some(RESERVED)
 }
 
-/// Whether a subscription to `pattern` wants the system event `event_type`.
-pub fn is_named_by(event_type: &str, pattern: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => prefix.ends_with('.') && event_type.starts_with(prefix),
-        None => pattern == event_type,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_system_event_is_named_in_full_or_by_a_prefix_and_not_by_everything() {
+    fn the_first_part_makes_a_system_event() {
         assert!(ALL.iter().all(|one| is_system_event(one)) && is_system_event(PING));
         assert!(!is_system_event("hookwires.ping") && !is_system_event("invoice.hookwire"));
-        for pattern in ["hookwire.secret.expiring", "hookwire.secret.*", "hookwire.*"] {
-            assert!(is_named_by(SECRET_EXPIRING, pattern), "{pattern}");
-        }
-        for pattern in ["*", "hookwire.delivery.*", "hookwire.secret", "invoice.*"] {
-            assert!(!is_named_by(SECRET_EXPIRING, pattern), "{pattern}");
-        }
     }
 }

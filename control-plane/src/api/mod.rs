@@ -47,6 +47,7 @@ pub mod filter;
 mod indexed;
 mod mask;
 mod message;
+mod new_replay;
 mod new_subscription;
 mod node;
 pub mod page;

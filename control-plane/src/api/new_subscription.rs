@@ -5,12 +5,12 @@ use std::collections::HashSet;
 
 use hookwire_proto::egress::Policy;
 use hookwire_proto::name;
-use hookwire_proto::system_event;
 use hookwire_proto::v1::secret::Algorithm;
 use hookwire_proto::v1::{
     BatchCreateSubscriptionsRequest, BatchUpdateSubscriptionsRequest, CreateSubscriptionRequest, Secret, Subscription,
     UpdateSubscriptionRequest,
 };
+use hookwire_proto::{pattern, system_event};
 
 use super::validate::Violations;
 use super::{Error, mask, settings};
@@ -205,21 +205,29 @@ fn initial_secret(violations: &mut Violations, secret: Secret) -> Option<Signing
 
 fn event_types(violations: &mut Violations, patterns: &[String]) {
     const FIELD: &str = "subscription.event_types";
-    if !(1..=MAX_EVENT_TYPES).contains(&patterns.len()) {
+    if patterns.is_empty() {
         violations.add(FIELD, format!("must have 1 to {MAX_EVENT_TYPES} event types; `*` is all of them"));
+    }
+    check_event_types(violations, FIELD, patterns);
+}
+
+/// What may be asked for: at most so many patterns, each once.
+pub(super) fn check_event_types(violations: &mut Violations, field: &str, patterns: &[String]) {
+    if patterns.len() > MAX_EVENT_TYPES {
+        violations.add(field, format!("must have at most {MAX_EVENT_TYPES} event types; `*` is all of them"));
         return;
     }
     let mut seen = HashSet::new();
     for (at, pattern) in patterns.iter().enumerate() {
         if name::check_event_pattern(pattern).is_err() {
-            violations.add(format!("{FIELD}[{at}]"), format!("must be {}", name::EVENT_PATTERN_RULE));
+            violations.add(format!("{field}[{at}]"), format!("must be {}", name::EVENT_PATTERN_RULE));
         } else if system_event::is_system_event(pattern)
-            && !system_event::ALL.iter().any(|known| system_event::is_named_by(known, pattern))
+            && !system_event::ALL.iter().any(|known| pattern::selects(pattern, known))
         {
             let known = system_event::ALL.join("`, `");
-            violations.add(format!("{FIELD}[{at}]"), format!("is nothing that Hookwire says; that is `{known}`"));
+            violations.add(format!("{field}[{at}]"), format!("is nothing that Hookwire says; that is `{known}`"));
         } else if !seen.insert(pattern) {
-            violations.add(format!("{FIELD}[{at}]"), "is there already; leave it out");
+            violations.add(format!("{field}[{at}]"), "is there already; leave it out");
         }
     }
 }

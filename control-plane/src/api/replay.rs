@@ -1,11 +1,9 @@
 //! `hookwire.v1.ReplayService`
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use hookwire_proto::name;
-use hookwire_proto::v1::dead_letter::Reason;
-use hookwire_proto::v1::replay::{DeadLetters, Deliveries, Selection, State};
+use hookwire_proto::v1::replay::{Selection, State};
 use hookwire_proto::v1::replay_service_server::ReplayService;
 use hookwire_proto::v1::{
     CancelReplayRequest, CreateReplayRequest, GetReplayRequest, ListReplaysRequest, ListReplaysResponse,
@@ -17,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::error::Error;
 use super::filter::{Field, Grammar, Kind, Op, Value};
+use super::new_replay;
 use super::page::Page;
 use super::validate::{Violations, field};
 use super::{Api, written};
@@ -24,7 +23,6 @@ use crate::auth::Rpc;
 use crate::store::Store;
 use crate::store::replay::{ReplayFilter, Verb};
 
-const MAX_DELIVERIES: usize = 1_000;
 /// How often a watched replay is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a stream goes on without the store.
@@ -62,7 +60,7 @@ impl ReplayService for Api {
             violations.add("replay", "is required");
             Replay::default()
         });
-        check(&mut violations, &new, &request.parent);
+        new_replay::check(&mut violations, &new, &request.parent);
         let parent = violations.finish_with(parent)?;
         if let Some(Selection::Deliveries(_)) = new.selection {
             self.index()?;
@@ -192,68 +190,4 @@ fn filter(violations: &mut Violations, text: &str) -> ReplayFilter {
         }
     }
     filter
-}
-
-/// What a new replay must be.
-fn check(violations: &mut Violations, new: &Replay, parent: &str) {
-    violations.description("replay.description", &new.description);
-    let rate = new.deliveries_per_second;
-    if rate != 0.0 && !(0.01..=100_000.0).contains(&rate) {
-        violations.add("replay.deliveries_per_second", "must be 0.01 to 100000, or 0 for as fast as they are taken");
-    }
-    match &new.selection {
-        Some(Selection::Deliveries(named)) => check_named(violations, named, parent),
-        Some(Selection::DeadLetters(selection)) => check_dead_letters(violations, selection, parent),
-        None => violations.add("replay.selection", "is required: set `deliveries` or `dead_letters`"),
-    }
-}
-
-fn check_named(violations: &mut Violations, named: &Deliveries, parent: &str) {
-    const FIELD: &str = "replay.deliveries.deliveries";
-    if !(1..=MAX_DELIVERIES).contains(&named.deliveries.len()) {
-        return violations.add(FIELD, format!("must be 1 to {MAX_DELIVERIES} deliveries"));
-    }
-    let mut seen = HashSet::new();
-    for (at, name) in named.deliveries.iter().enumerate() {
-        let at = format!("{FIELD}[{at}]");
-        if violations.check(&at, name::Delivery::parse(name)).is_some() {
-            if name::tenant_of(name) != Some(parent) {
-                violations.add(at, "must be of the same tenant as parent");
-            } else if !seen.insert(name) {
-                violations.add(at, "is there already; leave it out");
-            }
-        }
-    }
-}
-
-fn check_dead_letters(violations: &mut Violations, selection: &DeadLetters, parent: &str) {
-    const FIELD: &str = "replay.dead_letters";
-    let subscription = &selection.subscription;
-    if violations.check(&format!("{FIELD}.subscription"), name::Subscription::parse(subscription)).is_some()
-        && name::tenant_of(subscription) != Some(parent)
-    {
-        violations.add(format!("{FIELD}.subscription"), "must be of the same tenant as parent");
-    }
-    for (at, reason) in selection.reasons.iter().enumerate() {
-        match Reason::try_from(*reason) {
-            Ok(Reason::Unspecified | Reason::Deleted) | Err(_) => {
-                violations.add(format!("{FIELD}.reasons[{at}]"), "must be a reason other than REASON_DELETED");
-            }
-            Ok(_) => {}
-        }
-    }
-    let seconds = |time: &Option<prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos));
-    for (name, time) in [("start_time", &selection.start_time), ("end_time", &selection.end_time)] {
-        // From 0001 to 9999, as protobuf has it.
-        if time.is_some_and(|time| {
-            !(-62_135_596_800..=253_402_300_799).contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos)
-        }) {
-            violations.add(format!("{FIELD}.{name}"), "must be a time");
-        }
-    }
-    if let (Some(start), Some(end)) = (seconds(&selection.start_time), seconds(&selection.end_time))
-        && start >= end
-    {
-        violations.add(format!("{FIELD}.end_time"), "must be after start_time");
-    }
 }

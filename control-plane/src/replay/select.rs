@@ -1,40 +1,66 @@
-//! What a replay selects: dead letters in the partition of a subscription, or deliveries that people have named.
+//! What a replay selects: dead letters in the partition of a subscription, deliveries that people have named, or
+//! [`messages`](super::messages).
 
-use std::ops::Range;
+use std::time::Duration;
 
 use hookwire_log::forward::now_ms;
 use hookwire_log::{Log, Record, Topic, codec};
 use hookwire_proto::log::{DeadReason, DeliveryRecord};
 use hookwire_proto::name;
-use hookwire_proto::v1::replay::{DeadLetters, Selection};
+use hookwire_proto::v1::replay::{DeadLetters, Partition, Selection};
 
-use super::{Error, Replays, STEP, again};
-use crate::store::replay::{Episode, Run};
+use super::messages::{self, Scan};
+use super::{Error, Replays, STEP, again, ms};
+use crate::store::replay::{Bounds, Episode, Position, Progress, Run};
 use crate::store::{self, UnixMicros};
 
 /// Records that are looked at in a step, at most.
 const RECORDS: usize = 1_000;
 /// Their bytes; the last may exceed it.
-const BYTES: usize = 4 * 1024 * 1024;
+pub(super) const BYTES: usize = 4 * 1024 * 1024;
 
 /// What a step has looked at.
 pub(super) struct Step {
     /// What is to be looked at next.
-    pub to: i64,
+    pub to: Position,
     /// Deliveries that were found, whether or not they can be made again.
     pub found: i64,
     /// Deliveries to be appended.
     pub deliveries: Vec<DeliveryRecord>,
+    /// As in [`Progress`].
+    pub missing: Option<(Vec<Partition>, String)>,
+}
+
+impl Step {
+    /// A step that has not looked at anything.
+    pub fn at(position: impl Into<Position>) -> Self {
+        Self { to: position.into(), found: 0, deliveries: Vec::new(), missing: None }
+    }
+
+    /// The step as it is written down.
+    pub fn progress(self, from: Position, appended: usize, worked: Duration) -> Progress {
+        let Self { to, found, missing, .. } = self;
+        Progress {
+            from,
+            to,
+            found,
+            appended: i64::try_from(appended).unwrap_or(i64::MAX),
+            worked_ms: ms(worked),
+            missing,
+        }
+    }
 }
 
 impl Replays {
-    /// Where a replay begins and ends, and what is to be said about that.
-    pub(super) async fn bounds(&self, log: &dyn Log, run: &Run) -> Result<(Range<i64>, Option<String>), Error> {
+    /// The bounds of a replay that begins.
+    pub(super) async fn bounds(&self, log: &dyn Log, run: &Run) -> Result<Bounds, Error> {
         let selection = match &run.replay.selection {
             Some(Selection::DeadLetters(selection)) => selection,
             Some(Selection::Deliveries(named)) => {
-                return Ok((0..i64::try_from(named.deliveries.len()).unwrap_or(i64::MAX), None));
+                let range = 0..i64::try_from(named.deliveries.len()).unwrap_or(i64::MAX);
+                return Ok(Bounds { range, ..Bounds::default() });
             }
+            Some(Selection::Messages(selection)) => return messages::bounds(log, selection).await,
             None => return Err(Error::Failed("it selects what this version does not know".into())),
         };
         let partition = log.layout().partition(Topic::DeadLetters, selection.subscription.as_bytes());
@@ -44,7 +70,7 @@ impl Replays {
             Some(ms) => log.offset_at(Topic::DeadLetters, partition, ms).await?.max(bounds.low),
             None => bounds.low,
         };
-        let detail = match first(log, partition, bounds.low).await? {
+        let detail = match first(log, Topic::DeadLetters, partition, bounds.low).await? {
             // Records are in the order of their times: with a first one from before, nothing that was asked for is gone.
             Some(oldest) if bounds.low > 0 && start_ms.is_none_or(|start| oldest.time_ms > start) => Some(format!(
                 "the log no longer has what died before {}, if there was any",
@@ -52,19 +78,23 @@ impl Replays {
             )),
             _ => None,
         };
-        Ok((start..bounds.next, detail))
+        Ok(Bounds { range: start..bounds.next, detail, partitions: Vec::new() })
     }
 
-    /// The next step: what there is from the replay's position on.
-    pub(super) async fn select(&self, log: &dyn Log, run: &Run) -> Result<Step, Error> {
+    /// The next step: what there is from the replay's position on. `scan` is kept from one step to the next.
+    pub(super) async fn select(&self, log: &dyn Log, run: &Run, scan: &mut Option<Scan>) -> Result<Step, Error> {
         // Half a second's worth, so that a slow replay is an even one.
         let per_step = match run.replay.deliveries_per_second {
-            rate if rate > 0.0 => ((rate / 2.0) as usize).clamp(1, STEP),
+            rate if rate > 0.0 && !run.replay.dry_run => ((rate / 2.0) as usize).clamp(1, STEP),
             _ => STEP,
         };
         match &run.replay.selection {
             Some(Selection::DeadLetters(selection)) => self.dead_letters(log, run, selection, per_step).await,
             Some(Selection::Deliveries(named)) => self.named(run, &named.deliveries, per_step).await,
+            Some(Selection::Messages(selection)) => {
+                let scan = scan.get_or_insert_with(|| Scan::new(run, selection));
+                scan.step(self, log, run, selection, per_step).await
+            }
             None => Err(Error::Failed("it selects what this version does not know".into())),
         }
     }
@@ -83,22 +113,23 @@ impl Replays {
             found => drop(found?),
         }
         let partition = log.layout().partition(Topic::DeadLetters, selection.subscription.as_bytes());
-        let mut step = Step { to: run.position, found: 0, deliveries: Vec::new() };
-        let read = log.read(Topic::DeadLetters, partition, run.position, RECORDS, BYTES).await;
+        let at = run.position.at;
+        let mut step = Step::at(at);
+        let read = log.read(Topic::DeadLetters, partition, at, RECORDS, BYTES).await;
         let records = match read {
             // Retention has taken it meanwhile.
-            Err(hookwire_log::Error::OutOfRange { low, .. }) if low > run.position => {
-                return Ok(Step { to: low.min(run.last), ..step });
+            Err(hookwire_log::Error::OutOfRange { low, .. }) if low > at => {
+                return Ok(Step::at(low.min(run.last)));
             }
             read => read?,
         };
         if records.is_empty() {
             // An end that was there is there no more: nothing can come of waiting.
-            step.to = run.last;
+            step.to = run.last.into();
         }
         let (now, replay) = (now_ms(), run.name.to_string());
         for record in records.into_iter().take_while(|record| record.offset < run.last) {
-            step.to = record.offset + 1;
+            step.to = (record.offset + 1).into();
             let Ok(delivery) = codec::decode_delivery(&record) else { continue };
             if !selects(selection, run.episode, &delivery) {
                 continue;
@@ -116,9 +147,9 @@ impl Replays {
     }
 
     async fn named(&self, run: &Run, named: &[String], per_step: usize) -> Result<Step, Error> {
-        let from = usize::try_from(run.position).unwrap_or_default().min(named.len());
+        let from = usize::try_from(run.position.at).unwrap_or_default().min(named.len());
         let to = named.len().min(from + per_step);
-        let mut step = Step { to: i64::try_from(to).unwrap_or(i64::MAX), found: 0, deliveries: Vec::new() };
+        let mut step = Step::at(i64::try_from(to).unwrap_or(i64::MAX));
         let (now, replay) = (now_ms(), run.name.to_string());
         for name in &named[from..to] {
             let delivery = name::Delivery::parse(name).map_err(|error| Error::Failed(error.to_string()))?;
@@ -156,14 +187,15 @@ pub(super) fn selects(selection: &DeadLetters, episode: Episode, delivery: &Deli
     is_of_reason && is_of_time
 }
 
-async fn first(log: &dyn Log, partition: i32, low: i64) -> Result<Option<Record>, Error> {
-    match log.read(Topic::DeadLetters, partition, low, 1, 1).await {
+/// The first record of a partition that begins at `low`.
+pub(super) async fn first(log: &dyn Log, topic: Topic, partition: i32, low: i64) -> Result<Option<Record>, Error> {
+    match log.read(topic, partition, low, 1, 1).await {
         Err(hookwire_log::Error::OutOfRange { .. }) => Ok(None),
         read => Ok(read?.into_iter().next()),
     }
 }
 
-fn time_ms(time: &prost_types::Timestamp) -> i64 {
+pub(super) fn time_ms(time: &prost_types::Timestamp) -> i64 {
     UnixMicros::from(time).unix_ms()
 }
 

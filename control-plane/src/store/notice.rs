@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use hookwire_proto::{name, system_event};
+use hookwire_proto::{name, pattern, system_event};
 use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict};
 use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait, EntityTrait as _, IntoActiveModel as _, QueryFilter as _,
@@ -200,7 +200,7 @@ async fn who_name_system_events(
 }
 
 fn names(patterns: &str, event_type: &str) -> bool {
-    patterns.split(' ').any(|pattern| system_event::is_named_by(event_type, pattern))
+    patterns.split(' ').any(|pattern| pattern::selects(pattern, event_type))
 }
 
 pub(super) async fn add(

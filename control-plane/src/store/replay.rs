@@ -21,7 +21,7 @@ use super::{Error, Store, already_exists, check_etag, etag, not_found};
 
 mod run;
 
-pub use run::{Progress, Run};
+pub use run::{Bounds, Position, Progress, Run};
 
 /// Replays of a tenant that have not ended, at most; catch-ups do not count.
 pub const MAX_REPLAYS: u64 = 100;
@@ -80,11 +80,12 @@ impl Store {
         }
         let tenant = name::Tenant { tenant: replay.tenant.clone() };
         write.tenant(&tenant).await?;
-        if let Some(replay::Selection::DeadLetters(selection)) = &new.selection
-            && let Ok(subscription) = name::Subscription::parse(&selection.subscription)
-        {
-            write.subscription(&subscription).await?;
-        }
+        let named = match &new.selection {
+            Some(replay::Selection::DeadLetters(selection)) => std::slice::from_ref(&selection.subscription),
+            Some(replay::Selection::Messages(selection)) => &selection.subscriptions,
+            Some(replay::Selection::Deliveries(_)) | None => &[],
+        };
+        write.has_subscriptions(&tenant, named).await?;
         let active = Entity::find()
             .filter(Column::Tenant.eq(&*replay.tenant))
             .filter(Column::State.is_in(ACTIVE))
@@ -225,7 +226,9 @@ impl Write<'_> {
             before_revision: episode.before,
             first: 0,
             position: 0,
+            after_subscription: String::new(),
             last: 0,
+            worked_ms: 0,
             owner: String::new(),
             owned_until_ms: 0,
         };
@@ -343,8 +346,15 @@ impl Model {
             State::Succeeded => 100,
             _ => looked_at.checked_div(self.last.saturating_sub(self.first)).unwrap_or_default().clamp(0, 100),
         };
+        let (done, left) = (self.position.saturating_sub(self.first), self.last.saturating_sub(self.position));
+        // What is left takes as long as what is done, in proportion.
+        let left_ms = (self.state() == State::Running && done > 0)
+            .then(|| i128::from(self.worked_ms) * i128::from(left) / i128::from(done));
+        let left_ms = left_ms.and_then(|ms| i64::try_from(ms).ok()).filter(|ms| *ms < LONGEST_ESTIMATE_MS);
+        let estimated_end_time = left_ms.map(|ms| UnixMicros::from_ms(self.update_time.unix_ms() + ms).timestamp());
         Ok(v1::Replay {
             name: self.name(),
+            estimated_end_time,
             state: self.state,
             found_count: self.found,
             appended_count: self.appended,
@@ -360,6 +370,9 @@ impl Model {
         })
     }
 }
+
+/// Estimates of longer than ten years say nothing.
+const LONGEST_ESTIMATE_MS: i64 = 3_653 * 86_400_000;
 
 /// How long ended replays are kept.
 pub const KEPT: Duration = Duration::from_secs(30 * 86_400);

@@ -225,6 +225,19 @@ impl Store {
         rows.into_iter().map(Model::show).collect()
     }
 
+    /// Ids of a tenant's subscriptions, in their order, each with what it asks for, as its row has that.
+    ///
+    /// # Errors
+    /// Only [`Error::Unavailable`] and the like.
+    pub async fn list_patterns(&self, tenant: &name::Tenant) -> Result<Vec<(String, String)>, Error> {
+        let all = Entity::find()
+            .select_only()
+            .columns([Column::Id, Column::EventTypes])
+            .filter(Column::Tenant.eq(&*tenant.tenant))
+            .order_by_asc(Column::Id);
+        Ok(all.into_tuple().all(self.reader()).await?)
+    }
+
     /// Deletes a subscription with its secrets. Returns the revision.
     ///
     /// # Errors
@@ -250,6 +263,18 @@ impl Write<'_> {
     pub(super) async fn subscription(&self, subscription: &name::Subscription) -> Result<Model, Error> {
         let row = Entity::find_by_id(key(subscription)).one(&self.transaction).await?;
         row.ok_or_else(|| not_found(subscription))
+    }
+
+    /// Makes sure that a tenant has all of these subscriptions, named in full.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the first that it has not.
+    pub(super) async fn has_subscriptions(&self, tenant: &name::Tenant, named: &[String]) -> Result<(), Error> {
+        let found = self.subscriptions(tenant, named.iter().map(|name| name::last_id(name))).await?;
+        match named.iter().find(|name| !found.contains_key(name::last_id(name))) {
+            Some(missing) => Err(not_found(missing)),
+            None => Ok(()),
+        }
     }
 
     /// The rows of a tenant's subscriptions with these ids, by id.

@@ -10,6 +10,7 @@ mod history;
 mod index;
 mod nodes;
 mod ping;
+mod ranges;
 mod replays;
 mod reseal;
 mod secrets;

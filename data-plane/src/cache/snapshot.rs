@@ -7,9 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hookwire_proto::config::{self, Role, change, replay, resource, subscription::State};
-use hookwire_proto::name;
 use hookwire_proto::schema::Schema;
-use hookwire_proto::system_event;
+use hookwire_proto::{name, pattern};
 use ipnet::IpNet;
 use prost::Message as _;
 use twox_hash::XxHash3_64;
@@ -217,18 +216,11 @@ impl Snapshot {
     pub fn matching(&self, tenant: &str, event_type: &str) -> Vec<Arc<Subscription>> {
         let mut found: Vec<Arc<Subscription>> = Vec::new();
         let mut patterns = 0;
-        let mut look_up = |pattern: &str, suffix: &str| {
-            if let Some(matches) = self.matches.get(match_key(tenant, pattern, suffix).as_str()) {
+        for (beginning, end) in pattern::selecting(event_type) {
+            if let Some(matches) = self.matches.get(match_key(tenant, beginning, end).as_str()) {
                 found.extend(matches.iter().cloned());
                 patterns += 1;
             }
-        };
-        look_up(event_type, "");
-        for (dot, _) in event_type.match_indices('.') {
-            look_up(&event_type[..=dot], "*");
-        }
-        if !system_event::is_system_event(event_type) {
-            look_up("*", "");
         }
         if patterns > 1 {
             // A subscription may name a type and a prefix of it.

@@ -13,7 +13,7 @@ pub struct Model {
     pub id: String,
     /// Of which subscription it takes dead letters; empty if it takes others.
     pub subscription: String,
-    /// An encoded `hookwire.v1.Replay` that has what people set, and whether it is a catch-up.
+    /// An encoded `hookwire.v1.Replay` that has what people set, whether it is a catch-up, and the partitions that it looks at.
     pub spec: Vec<u8>,
     /// The number in `hookwire.v1.Replay.State`.
     pub state: i32,
@@ -38,8 +38,12 @@ pub struct Model {
     pub first: i64,
     /// What it looks at next.
     pub position: i64,
+    /// To which subscriptions the message at its position was replayed already: those with ids up to this one.
+    pub after_subscription: String,
     /// Where it ends: the first that it does not look at.
     pub last: i64,
+    /// For how long it was worked on, in milliseconds.
+    pub worked_ms: i64,
     /// Which process runs it.
     pub owner: String,
     /// For how long another leaves it alone, in milliseconds since 1970.

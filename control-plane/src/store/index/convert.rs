@@ -37,6 +37,8 @@ impl From<MessageRow> for v1::Message {
             event_type: row.event_type,
             publish_time: time(row.publish_time_ms),
             matched_subscriptions: row.matched,
+            partition: row.partition,
+            offset: row.offset,
             ..Self::default()
         }
     }

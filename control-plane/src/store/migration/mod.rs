@@ -18,6 +18,7 @@ mod m0007_times;
 mod m0008_states;
 mod m0009_health;
 mod m0010_publish_quota;
+mod m0011_replays_of_ranges;
 
 /// All steps, in order.
 pub(super) struct Migrator;
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0008_states::Migration),
             Box::new(m0009_health::Migration),
             Box::new(m0010_publish_quota::Migration),
+            Box::new(m0011_replays_of_ranges::Migration),
         ]
     }
 }

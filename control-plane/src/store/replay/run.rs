@@ -1,7 +1,10 @@
 //! The rows of replays as whoever runs them needs them.
 
+use std::ops::Range;
+
 use hookwire_proto::name;
 use hookwire_proto::v1::{self, replay::State};
+use prost::Message as _;
 use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{ColumnTrait as _, Condition, EntityTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
 
@@ -22,22 +25,52 @@ pub struct Run {
     /// Where it began.
     pub first: i64,
     /// What it looks at next.
-    pub position: i64,
+    pub position: Position,
     /// Where it ends.
     pub last: i64,
 }
 
+/// What a replay looks at next.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The record, or the delivery, counted as the selection counts them.
+    pub at: i64,
+    /// Of a message, the id of the last subscription that it was replayed to; empty if it was to none yet.
+    pub after: String,
+}
+
+impl From<i64> for Position {
+    fn from(at: i64) -> Self {
+        Self { at, after: String::new() }
+    }
+}
+
+/// Where a replay begins and ends, and what is to be said about that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// From where to where.
+    pub range: Range<i64>,
+    /// What is to be said to people, if there is anything.
+    pub detail: Option<String>,
+    /// Of a replay of messages.
+    pub partitions: Vec<v1::replay::Partition>,
+}
+
 /// A step of a replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// Where it was before.
-    pub from: i64,
+    pub from: Position,
     /// Where it is now.
-    pub to: i64,
+    pub to: Position,
     /// Deliveries that it has found on the way.
     pub found: i64,
     /// Deliveries that it has appended.
     pub appended: i64,
+    /// How long that took.
+    pub worked_ms: i64,
+    /// What the log was found to have no more: the partitions of the replay as they are to be told now, and for people.
+    pub missing: Option<(Vec<v1::replay::Partition>, String)>,
 }
 
 impl Store {
@@ -82,15 +115,8 @@ impl Store {
         self.update_owned(name, owner, |update| update.col_expr(Column::OwnedUntilMs, Expr::val(0_i64))).await.map(drop)
     }
 
-    /// Begins a replay that waits: where it begins and ends, and, if there is any, what is to be said about that. One that has begun
-    /// before, and was paused, keeps where it was. Whether it runs.
-    pub async fn begin_replay(
-        &self,
-        name: &name::Replay,
-        owner: &str,
-        bounds: Option<std::ops::Range<i64>>,
-        detail: Option<String>,
-    ) -> Result<bool, Error> {
+    /// Begins a replay that waits, within `bounds`. One that has begun before, and was paused, keeps where it was. Whether it runs.
+    pub async fn begin_replay(&self, name: &name::Replay, owner: &str, bounds: Option<Bounds>) -> Result<bool, Error> {
         let mut write = self.write().await?;
         let row = match find(&write.transaction, name).await {
             Err(Error::NotFound { .. }) => return Ok(false),
@@ -100,15 +126,16 @@ impl Store {
         if row.state() != State::Pending {
             return Ok(row.state() == State::Running && row.owner == owner);
         }
-        if let Some(bounds) = bounds {
+        let detail = if let Some(Bounds { range, detail, partitions }) = bounds {
             Entity::update_many()
-                .col_expr(Column::First, Expr::val(bounds.start))
-                .col_expr(Column::Position, Expr::val(bounds.start))
+                .col_expr(Column::Spec, Expr::val(row.spec_with(partitions)?))
+                .col_expr(Column::First, Expr::val(range.start))
+                .col_expr(Column::Position, Expr::val(range.start))
                 // It may have been told of more since they were read.
                 .col_expr(
                     Column::Last,
-                    Expr::case(Expr::col(Column::Last).gt(bounds.end), Expr::col(Column::Last))
-                        .finally(bounds.end)
+                    Expr::case(Expr::col(Column::Last).gt(range.end), Expr::col(Column::Last))
+                        .finally(range.end)
                         .into(),
                 )
                 .filter(Column::Tenant.eq(&*row.tenant))
@@ -116,7 +143,10 @@ impl Store {
                 .filter(owned.clone())
                 .exec(&write.transaction)
                 .await?;
-        }
+            detail
+        } else {
+            None
+        };
         if write.replay_state(&row, State::Running, detail, owned).await?.is_none() {
             return Ok(false);
         }
@@ -133,15 +163,27 @@ impl Store {
         until_ms: i64,
     ) -> Result<bool, Error> {
         let now = UnixMicros::now();
-        self.update_owned(name, owner, |update| {
+        let missing = match step.missing {
+            Some((partitions, detail)) => {
+                Some((find(&self.connections.write, name).await?.spec_with(partitions)?, detail))
+            }
+            None => None,
+        };
+        self.update_owned(name, owner, |mut update| {
+            if let Some((spec, detail)) = missing {
+                update = update.col_expr(Column::Spec, Expr::val(spec)).col_expr(Column::Detail, Expr::val(detail));
+            }
             update
-                .col_expr(Column::Position, Expr::val(step.to))
+                .col_expr(Column::Position, Expr::val(step.to.at))
+                .col_expr(Column::AfterSubscription, Expr::val(step.to.after))
+                .col_expr(Column::WorkedMs, Expr::col(Column::WorkedMs).add(step.worked_ms))
                 .col_expr(Column::Found, Expr::col(Column::Found).add(step.found))
                 .col_expr(Column::Appended, Expr::col(Column::Appended).add(step.appended))
                 .col_expr(Column::Changed, Expr::col(Column::Changed).add(1_i64))
                 .col_expr(Column::UpdateTime, Expr::val(now))
                 .col_expr(Column::OwnedUntilMs, Expr::val(until_ms))
-                .filter(Column::Position.eq(step.from))
+                .filter(Column::Position.eq(step.from.at))
+                .filter(Column::AfterSubscription.eq(step.from.after))
         })
         .await
     }
@@ -247,12 +289,17 @@ impl Store {
 }
 
 impl Model {
+    /// What people have set, with the partitions that it looks at: encoded.
+    fn spec_with(&self, partitions: Vec<v1::replay::Partition>) -> Result<Vec<u8>, Error> {
+        Ok(v1::Replay { partitions, ..self.spec()? }.encode_to_vec())
+    }
+
     fn run(self) -> Result<Run, Error> {
         Ok(Run {
             name: name::Replay { tenant: self.tenant.clone(), replay: self.id.clone() },
             episode: Episode { after: self.after_revision, before: self.before_revision },
             first: self.first,
-            position: self.position,
+            position: Position { at: self.position, after: self.after_subscription.clone() },
             last: self.last,
             replay: self.show()?,
         })
