@@ -1,4 +1,4 @@
-//! Whether a troubled recipient, a flood or a large fan-out is noticed by others: what recipients who are well see with and without it, in
+//! Whether a troubled recipient, a flood, a large fan-out or a replay is noticed by others: what recipients who are well see with and without it, in
 //! turn, on real Kafka and PostgreSQL with two nodes.
 //!
 //! ```sh
@@ -6,6 +6,7 @@
 //! scripts/bench isolation troubled-burst
 //! scripts/bench isolation flood
 //! scripts/bench isolation fan-out
+//! scripts/bench isolation replay
 //! ```
 //!
 //! Each run has a Hookwire of its own: fresh topics, a fresh database, processes that were just started. Latency is from the moment that a
@@ -17,8 +18,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use hookwire_bench::report::{Report, quantile, say};
+use hookwire_log::Topic;
 use hookwire_proto::v1::{
-    BatchCreateSubscriptionsRequest, CreateSubscriptionRequest, ListNodesRequest, Node, Subscription,
+    BatchCreateSubscriptionsRequest, CreateReplayRequest, CreateSubscriptionRequest, GetReplayRequest,
+    ListNodesRequest, Node, Replay, Subscription, replay,
 };
 use hookwire_tests::api::Api;
 use hookwire_tests::cluster::{Cluster, Options, Shape};
@@ -54,6 +57,9 @@ struct Arguments {
     /// Subscriptions that one message goes to
     #[arg(long, default_value_t = 10_000)]
     fan_out: usize,
+    /// Messages that are replayed; enough that it lasts longer than the steady load
+    #[arg(long, default_value_t = 200_000)]
+    replayed: usize,
     /// Length of a payload in bytes
     #[arg(long, default_value_t = 1_024)]
     bytes: usize,
@@ -72,6 +78,8 @@ enum Scenario {
     Flood,
     /// One message goes to very many subscriptions, others are published steadily
     FanOut,
+    /// One tenant's messages are replayed as fast as they are taken, others are published steadily
+    Replay,
 }
 
 /// Recipients of a run.
@@ -139,7 +147,7 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
         .set("deliver.egress.allow_http", true)
         .set("telemetry.filter", "error");
     let cluster = Cluster::start(Shape::Production, &options).await?;
-    let cluster = cluster.context("Kafka and PostgreSQL are started by scripts/bench")?;
+    let mut cluster = cluster.context("Kafka and PostgreSQL are started by scripts/bench")?;
     let api = cluster.control(0)?;
     let nodes = cluster.publishers()?;
     // While partitions change hands, they have no owner until what was under way has ended.
@@ -159,9 +167,10 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
         _ => Group::Well,
     };
     let recipients: Vec<_> = (0..RECIPIENTS).map(|n| (receiver.url(n, group(n)), format!("type.n{n}"))).collect();
-    let (tenant, revision) = subscribe(&api, &recipients).await?;
+    let tenant = new_tenant(&api, &recipients).await?;
+    let revision = subscribe(&api, &tenant, &recipients).await?;
     let load = load::To { nodes, tenant, revision, types: recipients.len(), bytes: arguments.bytes };
-    let disturbance = disturbance(arguments, scenario, &api, &receiver, &load).await?;
+    let disturbance = disturbance(arguments, scenario, &mut cluster, &receiver, &load).await?;
 
     // Connections, code and caches are warm before anything counts.
     load.burst(Burst { messages: 20 * RECIPIENTS, batch: 100 }).await?;
@@ -178,12 +187,16 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
             let steady = Steady { per_second: arguments.per_second, seconds: arguments.seconds };
             let disturb = async {
                 match disturbance.filter(|_| is_noisy) {
-                    Some((to, burst)) => to.burst(burst).await,
-                    None => Ok(()),
+                    Some(disturbance) => disturbance.begin(&api).await,
+                    None => Ok(None),
                 }
             };
             let (published, disturbed) = tokio::join!(load.steady(steady), disturb);
-            disturbed?;
+            if let Some(replay) = disturbed? {
+                let replay = api.replays().get_replay(GetReplayRequest { name: replay }).await?.into_inner();
+                say(&format!("{} replayed beside it", replay.appended_count));
+                ensure!(replay.state() == replay::State::Running, "the replay was over before: {replay:?}");
+            }
             published?
         }
     };
@@ -193,29 +206,74 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
     Ok(receiver.seen().await?.into())
 }
 
-/// What comes beside steady load, to a tenant of its own, whose subscriptions are there in quiet runs, too.
+/// What comes beside steady load, to a tenant of its own, which is there with what it has in quiet runs, too.
+enum Disturbance {
+    /// Messages, all at once.
+    Burst(load::To, Burst),
+    /// All that was published for a tenant, again.
+    Replay { tenant: String },
+}
+
+impl Disturbance {
+    /// Begins it; if it is a replay, returns which.
+    async fn begin(self, api: &Api) -> Result<Option<String>> {
+        match self {
+            Self::Burst(to, burst) => to.burst(burst).await.map(|()| None),
+            Self::Replay { tenant } => {
+                let selection = Some(replay::Selection::Messages(replay::Messages::default()));
+                let replay = Some(Replay { selection, ..Replay::default() });
+                let request = CreateReplayRequest { parent: tenant, replay, ..CreateReplayRequest::default() };
+                Ok(Some(api.replays().create_replay(request).await?.into_inner().name))
+            }
+        }
+    }
+}
+
 async fn disturbance(
     arguments: &Arguments,
     scenario: Scenario,
-    api: &Api,
+    cluster: &mut Cluster,
     receiver: &Receiver,
     load: &load::To,
-) -> Result<Option<(load::To, Burst)>> {
-    // One event type for the fan-out, and one for each recipient of the flood.
+) -> Result<Option<Disturbance>> {
+    let api = cluster.control(0)?;
+    // One event type for the fan-out, and one for each recipient of the flood and of the replay.
     let (subscriptions, types, messages) = match scenario {
         Scenario::Flood => (RECIPIENTS, RECIPIENTS, arguments.flood),
         Scenario::FanOut => (arguments.fan_out, 1, 1),
+        Scenario::Replay => (RECIPIENTS, RECIPIENTS, arguments.replayed),
         Scenario::TroubledSteady | Scenario::TroubledBurst => return Ok(None),
     };
     let recipients: Vec<_> = (0..subscriptions)
         .map(|n| (receiver.url(n % RECIPIENTS, Group::Disturbing), format!("type.n{}", n % types)))
         .collect();
-    let (tenant, revision) = subscribe(api, &recipients).await?;
-    Ok(Some((load::To { tenant, revision, types, ..load.clone() }, Burst { messages, batch: 500 })))
+    let tenant = new_tenant(&api, &recipients).await?;
+    let burst = Burst { messages, batch: 500 };
+    if scenario != Scenario::Replay {
+        let revision = subscribe(&api, &tenant, &recipients).await?;
+        return Ok(Some(Disturbance::Burst(load::To { tenant, revision, types, ..load.clone() }, burst)));
+    }
+    // Nobody subscribes to it yet.
+    load::To { tenant: tenant.clone(), types, ..load.clone() }.burst(burst).await?;
+    let log = cluster.open_log().await?;
+    wait_until("all of it is dispatched", PATIENCE, async || {
+        for partition in 0..log.layout().partitions(Topic::Messages) {
+            let next = log.bounds(Topic::Messages, partition).await?.next;
+            let committed = log.committed("dispatch", Topic::Messages, partition).await?;
+            if committed.map_or(0, |committed| committed.next) < next {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await?;
+    log.close().await;
+    subscribe(&api, &tenant, &recipients).await?;
+    Ok(Some(Disturbance::Replay { tenant }))
 }
 
-/// A tenant of its own with these recipients, by URL and event type, and the revision from which all are there.
-async fn subscribe(api: &Api, recipients: &[(String, String)]) -> Result<(String, i64)> {
+/// A tenant of its own with the event types of these recipients.
+async fn new_tenant(api: &Api, recipients: &[(String, String)]) -> Result<String> {
     let tenant = api.new_tenant(&[]).await?;
     let mut types: Vec<_> = recipients.iter().map(|(_, event_type)| event_type).collect();
     types.sort_unstable();
@@ -223,10 +281,15 @@ async fn subscribe(api: &Api, recipients: &[(String, String)]) -> Result<(String
     for event_type in types {
         api.new_event_type(&tenant, event_type).await?;
     }
+    Ok(tenant)
+}
+
+/// These recipients, by URL and event type; returns the revision from which all are there.
+async fn subscribe(api: &Api, tenant: &str, recipients: &[(String, String)]) -> Result<i64> {
     let mut revision = 0;
     for recipients in recipients.chunks(1_000) {
         let request = |(url, event_type): &(String, String)| CreateSubscriptionRequest {
-            parent: tenant.clone(),
+            parent: tenant.to_owned(),
             subscription: Some(Subscription {
                 url: url.clone(),
                 event_types: vec![event_type.clone()],
@@ -235,10 +298,10 @@ async fn subscribe(api: &Api, recipients: &[(String, String)]) -> Result<(String
             ..CreateSubscriptionRequest::default()
         };
         let requests = recipients.iter().map(request).collect();
-        let request = BatchCreateSubscriptionsRequest { parent: tenant.clone(), requests, ..Default::default() };
+        let request = BatchCreateSubscriptionsRequest { parent: tenant.to_owned(), requests, ..Default::default() };
         let created = api.subscriptions().batch_create_subscriptions(request).await?.into_inner().subscriptions;
         ensure!(created.len() == recipients.len(), "all are created");
         revision = created.iter().map(|subscription| subscription.revision).max().context("one")?;
     }
-    Ok((tenant, revision))
+    Ok(revision)
 }
