@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -52,6 +53,18 @@ pub fn block_on(program: impl Future<Output = anyhow::Result<()>>) -> anyhow::Re
     result
 }
 
+/// Lets the process have as many files open as it may: each connection is one, and who starts a process that does not ask for more
+/// gives it 1,024, as systemd does, since programs that use `select` can't do with more.
+fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(?current, ?maximum, %error, "the limit of open files stays as it is");
+    }
+}
+
 /// Says on standard error why a program failed, if it did.
 pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
@@ -64,6 +77,7 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
 pub fn configure<S: Configured>(sources: cli::Settings) -> anyhow::Result<S> {
     let settings: S = load(sources)?;
     telemetry::init(settings.telemetry()).map_err(WrongSettings::from)?;
+    raise_open_files();
     Ok(settings)
 }
 

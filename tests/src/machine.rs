@@ -45,9 +45,9 @@ pub fn hookwire() -> Result<PathBuf> {
 /// Real Kafka and PostgreSQL, as `scripts/test` started them.
 #[derive(Clone, Debug)]
 pub struct Servers {
-    /// `host:port` of Kafka's listener with SASL_SSL.
-    pub kafka: String,
-    /// PEM file of the authority of that listener.
+    /// `host:port` of the brokers' listeners with SASL_SSL.
+    pub kafka: Vec<String>,
+    /// PEM file of the authority of those listeners.
     pub kafka_ca: PathBuf,
     /// URL of PostgreSQL.
     pub postgres: String,
@@ -66,7 +66,7 @@ impl Servers {
         }
         let variable = |name: &str| env::var(name).with_context(|| format!("{name} is not set; scripts/test sets it"));
         Ok(Some(Self {
-            kafka: variable("HOOKWIRE_TEST_KAFKA_TLS")?,
+            kafka: vec![variable("HOOKWIRE_TEST_KAFKA_TLS")?],
             kafka_ca: variable("HOOKWIRE_TEST_KAFKA_CA")?.into(),
             postgres: variable("HOOKWIRE_TEST_POSTGRES")?,
             postgres_ca: variable("HOOKWIRE_TEST_POSTGRES_CA")?.into(),
@@ -76,7 +76,7 @@ impl Servers {
     /// How tests themselves get to Kafka.
     pub fn kafka_settings(&self) -> kafka::Settings {
         kafka::Settings {
-            brokers: vec![self.kafka.clone()],
+            brokers: self.kafka.clone(),
             tls: Some(kafka::Tls { ca_file: Some(self.kafka_ca.clone()), ..Default::default() }),
             sasl: Some(kafka::Sasl { user: "hookwire".into(), password: Some("secret".into()), ..Default::default() }),
             ..Default::default()
@@ -98,59 +98,64 @@ impl Servers {
     }
 }
 
-/// A Kafka of one test's own, which it may kill; wiped when it is dropped.
+/// How far the ports of brokers are apart.
+const PORTS_EACH: u16 = 10;
+
+/// A Kafka of one test's own, whose brokers it may kill; wiped when it is dropped.
 pub struct Kafka {
     directory: PathBuf,
     port: u16,
+    brokers: u16,
 }
 
 impl Kafka {
-    /// Starts one broker, whose files lie in `directory`.
+    /// Starts brokers, numbered from 1, whose files lie in `directory`. Of three, each record has three copies, two of them at least.
     ///
     /// # Errors
     /// What `scripts/kafka` says.
-    pub fn start(directory: &Path) -> Result<Self> {
-        let kafka = Self { directory: directory.join("kafka"), port: free_ports(3) };
-        kafka.script(&["start"])?;
+    pub fn start(directory: &Path, brokers: u16) -> Result<Self> {
+        let port = free_ports(PORTS_EACH * brokers);
+        let kafka = Self { directory: directory.join("kafka"), port, brokers };
+        kafka.restart()?;
         Ok(kafka)
     }
 
-    /// `kill -9` of the broker.
+    /// `kill -9` of a broker.
     ///
     /// # Errors
     /// When it does not run.
-    pub fn kill(&self) -> Result<()> {
-        self.script(&["kill", "1"])
+    pub fn kill(&self, broker: u16) -> Result<()> {
+        self.script(&["kill", &broker.to_string()])
     }
 
-    /// Starts the broker again and waits until it answers.
+    /// Starts those that do not run again and waits until all answer.
     ///
     /// # Errors
-    /// When it does not come back.
+    /// When they do not come back.
     pub fn restart(&self) -> Result<()> {
-        self.script(&["start"])
+        self.script(&["start", &self.brokers.to_string()])
     }
 
-    /// Lets the broker stand still, its connections open.
+    /// Lets a broker stand still, its connections open.
     ///
     /// # Errors
     /// When it does not run.
-    pub fn pause(&self) -> Result<()> {
-        self.script(&["pause", "1"])
+    pub fn pause(&self, broker: u16) -> Result<()> {
+        self.script(&["pause", &broker.to_string()])
     }
 
     /// Lets it go on.
     ///
     /// # Errors
     /// When it does not run.
-    pub fn resume(&self) -> Result<()> {
-        self.script(&["resume", "1"])
+    pub fn resume(&self, broker: u16) -> Result<()> {
+        self.script(&["resume", &broker.to_string()])
     }
 
     /// These servers, with this Kafka in the place of theirs.
     pub fn instead(&self, servers: Servers) -> Servers {
         Servers {
-            kafka: format!("127.0.0.1:{}", self.port + 2),
+            kafka: (0..self.brokers).map(|at| format!("127.0.0.1:{}", self.port + PORTS_EACH * at + 2)).collect(),
             kafka_ca: self.directory.join("tls/ca.pem"),
             ..servers
         }

@@ -59,7 +59,7 @@ async fn production_nothing_acknowledged_is_lost_when_any_process_is_killed() ->
         return Ok(());
     };
     let directory = tempfile::tempdir()?;
-    let kafka = Kafka::start(directory.path())?;
+    let kafka = Kafka::start(directory.path(), 1)?;
     let servers = Some(kafka.instead(servers));
     let options = Options { control_planes: 2, nodes: 2, servers, ..Options::default() };
     let mut victims = [Victim::Node, Victim::ControlPlane, Victim::Broker].repeat(size().kills_of_each);
@@ -137,7 +137,7 @@ async fn kill(cluster: &mut Cluster, kafka: Option<&Kafka>, victim: Victim) -> R
         }
         Victim::Broker => {
             let kafka = kafka.context("there is a broker to kill")?;
-            kafka.kill()?;
+            kafka.kill(1)?;
             kafka.restart()
         }
     }

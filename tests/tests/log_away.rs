@@ -69,7 +69,7 @@ async fn while_the_log_is_away_callers_are_told_soon_and_nothing_acknowledged_is
         return Ok(());
     };
     let directory = tempfile::tempdir()?;
-    let kafka = Kafka::start(directory.path())?;
+    let kafka = Kafka::start(directory.path(), 1)?;
     let timeout = format!("{}s", APPEND_TIMEOUT.as_secs());
     let options = Options { servers: Some(kafka.instead(servers)), ..Options::default() };
     let options = options.set("publish.append_timeout", timeout);
@@ -98,9 +98,9 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
     for fault in ["stands still", "is killed"] {
         let (refused, unacknowledged) = (seen.refused(), seen.unacknowledged());
         if fault == "is killed" {
-            kafka.kill()?
+            kafka.kill(1)?
         } else {
-            kafka.pause()?
+            kafka.pause(1)?
         }
         // Both: some find out, and the others need not.
         wait_until(&format!("callers are told that the log {fault}"), LIMIT, async || {
@@ -110,7 +110,7 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
         if fault == "is killed" {
             kafka.restart()?
         } else {
-            kafka.resume()?
+            kafka.resume(1)?
         }
         more(500).await?;
         say(&format!(

@@ -62,9 +62,12 @@ fn check_names(
 
 fn check_dead_letters(violations: &mut Violations, selection: &DeadLetters, parent: &str) {
     const FIELD: &str = "replay.dead_letters";
-    let subscription = std::slice::from_ref(&selection.subscription);
-    let parse = |name: &str| name::Subscription::parse(name).map(drop);
-    check_names(violations, &format!("{FIELD}.subscription"), subscription, parent, parse);
+    let (at, subscription) = (format!("{FIELD}.subscription"), &selection.subscription);
+    if violations.check(&at, name::Subscription::parse(subscription)).is_some()
+        && name::tenant_of(subscription) != Some(parent)
+    {
+        violations.add(at, "must be of the same tenant as parent");
+    }
     for (at, reason) in selection.reasons.iter().enumerate() {
         match Reason::try_from(*reason) {
             Ok(Reason::Unspecified | Reason::Deleted) | Err(_) => {

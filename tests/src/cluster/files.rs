@@ -130,7 +130,7 @@ egress.allow = ["127.0.0.0/8", "::1/128"]
         let password = self.path.join("kafka-password");
         std::fs::write(&password, "secret\n")?;
         Ok(format!(
-            "[kafka]\nbrokers = [{:?}]\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
+            "[kafka]\nbrokers = {:?}\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
             self.servers.kafka, self.servers.kafka_ca,
         ))
     }
