@@ -59,6 +59,8 @@ struct Item {
     is_first: bool,
     /// It has been here when it was due.
     has_come: bool,
+    /// It has been here before it was due, and waited for a while.
+    was_early: bool,
     /// Revision of the subscription that its attempt is made under.
     revision: i64,
     /// Where it is in the order of its key, if it is ordered and has its turn.
@@ -67,7 +69,7 @@ struct Item {
 
 impl Item {
     fn new(record: Record, delivery: DeliveryRecord) -> Self {
-        Self { record, delivery, is_first: false, has_come: false, revision: 0, turn: None }
+        Self { record, delivery, is_first: false, has_come: false, was_early: false, revision: 0, turn: None }
     }
 }
 
@@ -330,15 +332,22 @@ impl Owner {
     }
 
     /// A delivery whose time has not come.
-    fn later(&mut self, item: Item, at: i64) {
+    fn later(&mut self, mut item: Item, at: i64) {
         if item.turn.is_some() {
             return self.hold_until(item, at);
         }
-        let is_soon = retry::tier(self.node.log.layout(), &item.delivery, at, now_ms()).is_none();
-        if is_soon && self.soon_has_room(&item) {
-            self.wait_soon(item, at);
-        } else {
-            self.append_unchanged(item, at);
+        let now = now_ms();
+        let is_soon = retry::tier(self.node.log.layout(), &item.delivery, at, now).is_none();
+        if !self.soon_has_room(&item) {
+            return self.append_unchanged(item, at);
+        }
+        // A tier has let it go too early if the clock of who sees to that is ahead of ours: then it is back as soon as it is appended, and
+        // would be again and again.
+        let was_early = std::mem::replace(&mut item.was_early, true);
+        match (is_soon, was_early) {
+            (true, _) => self.wait_soon(item, at),
+            (false, false) => self.wait_soon(item, now + self.smallest_tier_ms()),
+            (false, true) => self.append_unchanged(item, at),
         }
     }
 

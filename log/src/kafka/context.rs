@@ -131,3 +131,22 @@ impl Acquaintance {
         }
     }
 }
+
+/// Asks about a partition of a topic; again, after the topic was asked for anew, if librdkafka takes it for none: a broker that was started a
+/// moment ago may tell of a topic without its partitions, and that would be believed for minutes.
+pub(super) fn ask<C: ConsumerContext, T>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+    question: impl Fn(&BaseConsumer<C>) -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    let answer = question(consumer);
+    let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+    if matches!(code, Some(UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
+        && consumer.fetch_metadata(Some(topic), timeout).is_ok()
+    {
+        return question(consumer);
+    }
+    answer
+}

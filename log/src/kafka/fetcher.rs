@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, TopicPartitionList};
 
-use super::context::{Acquaintance, Key, Names, Voice};
+use super::context::{Acquaintance, Key, Names, Voice, ask};
 use crate::consumer::Feed;
 use crate::offsets::Committed;
 use crate::{Offset, Record, Topic};
@@ -215,9 +215,9 @@ impl Fetcher {
     /// Whether a partition is read on.
     fn is_cleared(&mut self, key: Key) -> bool {
         let Some(partition) = self.partitions.get_mut(&key) else { return true };
-        let Ok((low, high)) = self.consumer.fetch_watermarks(self.names.name(key.0), key.1, LOOK_UP) else {
-            return false;
-        };
+        let name = self.names.name(key.0);
+        let watermarks = |consumer: &BaseConsumer<_>| consumer.fetch_watermarks(name, key.1, LOOK_UP);
+        let Ok((low, high)) = ask(&self.consumer, name, LOOK_UP, watermarks) else { return false };
         if partition.next < low {
             // What was read before comes first: a stage that has not taken it yet must not see the gap before it.
             if !partition.feed.is_empty() {

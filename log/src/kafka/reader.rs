@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::oneshot;
 
 use super::config::Settings;
-use super::context::{Acquaintance, Key, Names, Voice};
+use super::context::{Acquaintance, Key, Names, Voice, ask};
 use super::fetcher::{list, said, to_record};
 use super::unavailable;
 use crate::{Bounds, Error, Offset, Record};
@@ -223,23 +223,29 @@ impl Reader {
     }
 
     fn bounds(&self, (topic, partition): Key) -> Result<Bounds, Error> {
-        let (low, next) = self
-            .consumer
-            .fetch_watermarks(self.names.name(topic), partition, self.timeout)
-            .map_err(|error| unavailable(&error))?;
+        let name = self.names.name(topic);
+        let watermarks = |consumer: &BaseConsumer<_>| consumer.fetch_watermarks(name, partition, self.timeout);
+        let (low, next) = ask(&self.consumer, name, self.timeout, watermarks).map_err(|error| unavailable(&error))?;
         Ok(Bounds { low, next })
     }
 
     fn offset_at(&self, key: Key, time_ms: i64) -> Result<Offset, Error> {
-        let asked = list(&self.names, &[(key, Some(time_ms.max(0)))]);
-        let found = self.consumer.offsets_for_times(asked, self.timeout).map_err(|error| unavailable(&error))?;
-        for element in found.elements() {
-            element.error().map_err(|error| unavailable(&error))?;
-            if let rdkafka::Offset::Offset(offset) = element.offset() {
-                return Ok(offset);
-            }
-        }
-        Ok(self.bounds(key)?.next)
+        let look = |consumer: &BaseConsumer<_>| {
+            let asked = list(&self.names, &[(key, Some(time_ms.max(0)))]);
+            let found = consumer.offsets_for_times(asked, self.timeout)?;
+            found.elements().iter().try_for_each(|element| element.error())?;
+            Ok(found)
+        };
+        let found = ask(&self.consumer, self.names.name(key.0), self.timeout, look);
+        let found = found.map_err(|error| unavailable(&error))?;
+        let offset = found.elements().iter().find_map(|element| match element.offset() {
+            rdkafka::Offset::Offset(offset) => Some(offset),
+            _ => None,
+        });
+        Ok(match offset {
+            Some(offset) => offset,
+            None => self.bounds(key)?.next,
+        })
     }
 }
 
@@ -249,4 +255,48 @@ pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<s
         .name(name.into())
         .spawn(run)
         .map_err(|error| Error::Unavailable { detail: format!("no thread: {error}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+    use rdkafka::client::DefaultClientContext;
+    use rdkafka::config::ClientConfig;
+
+    use super::*;
+    use crate::{Layout, Topic};
+
+    #[tokio::test]
+    async fn a_partition_that_was_not_told_of_is_asked_for_again() {
+        let Ok(brokers) = std::env::var("HOOKWIRE_TEST_KAFKA") else {
+            return eprintln!("not run: HOOKWIRE_TEST_KAFKA is not set");
+        };
+        let layout = Layout { prefix: format!("reader-{}", std::process::id()), ..Layout::default() };
+        let (name, partition) = (layout.name(Topic::Messages), layout.messages_partitions - 1);
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let topic = NewTopic::new(&name, 1, TopicReplication::Fixed(1));
+        admin.create_topics([&topic], &options).await.unwrap()[0].as_ref().unwrap();
+        let settings = Settings { brokers: vec![brokers], ..Settings::default() };
+        let readers = Readers::open(&settings, "reader", &Arc::new(Names::new(&layout))).unwrap();
+        let key = (Topic::Messages, partition);
+        let bounds = readers.bounds(key).await;
+        assert!(matches!(&bounds, Err(Error::Unavailable { .. })), "there is none yet: {bounds:?}");
+        let more = NewPartitions::new(&name, usize::try_from(layout.messages_partitions).unwrap());
+        admin.create_partitions([&more], &options).await.unwrap()[0].as_ref().unwrap();
+        // The broker itself may need a moment; librdkafka would need minutes.
+        let asked = Instant::now();
+        let bounds = loop {
+            match readers.bounds(key).await {
+                Err(error) if asked.elapsed() > Duration::from_secs(20) => panic!("{error}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Ok(bounds) => break bounds,
+            }
+        };
+        assert_eq!(bounds, Bounds { low: 0, next: 0 });
+        assert_eq!(readers.offset_at(key, 1).await.unwrap(), 0);
+        admin.delete_topics(&[name.as_str()], &options).await.unwrap();
+        tokio::task::spawn_blocking(move || readers.close()).await.unwrap();
+    }
 }

@@ -1,0 +1,92 @@
+//! The clock of one process is an hour off, and then right again: all that was acknowledged arrives, nothing waits for an hour, and retries
+//! are made.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use hookwire_tests::api::{id_of, message};
+use hookwire_tests::cluster::{Cluster, Options};
+use hookwire_tests::receiver::Behaviour;
+use hookwire_tests::{on_both_shapes, say, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Spread over partitions, of which either node has some.
+const PATHS: usize = 8;
+/// Of each path, so many are answered 500 first.
+const FAILURES: usize = 3;
+const MESSAGES: usize = 20;
+
+fn options() -> Options {
+    Options { nodes: 2, ..Options::default() }.schedule(&[0, 1_000, 2_000, 1_000], &[500, 2_000, 8_000])
+}
+
+async fn nothing_waits_for_a_clock_that_is_an_hour_off(cluster: &mut Cluster) -> Result<()> {
+    let control = cluster.control(0)?;
+    let tenant = control.new_tenant(&["clock.event"]).await?;
+    let paths: Vec<String> = (0..PATHS).map(|number| format!("/clock-{number}")).collect();
+    let mut revision = 0;
+    for path in &paths {
+        revision = control.subscribe(&tenant, &cluster.receiver.url(path), &["clock.event"]).await?.revision;
+    }
+    let publish = async |cluster: &Cluster| -> Result<HashSet<String>> {
+        for path in &paths {
+            cluster.receiver.script(path, vec![Behaviour::status(500); FAILURES], Behaviour::status(200));
+        }
+        let mut ids = HashSet::new();
+        for publisher in cluster.publishers()? {
+            let messages = (0..MESSAGES).map(|_| message("clock.event", "{}")).collect();
+            let results = publisher.publish(&tenant, messages, revision).await?;
+            ensure!(results.iter().all(|result| result.error.is_none()), "{results:?}");
+            ids.extend(results.iter().map(|result| id_of(&result.name).to_owned()));
+        }
+        // Then some of each path are on their way to their second attempt.
+        for path in &paths {
+            wait_until("some have failed", LIMIT, async || Ok(failed(cluster, path, &ids) > 0)).await?;
+        }
+        Ok(ids)
+    };
+    let mut left = HashSet::new();
+    for shift in ["+1h", "-1h", ""] {
+        let member = if cluster.nodes.is_empty() { &mut cluster.control_planes[0] } else { &mut cluster.nodes[1] };
+        member.process.kill()?;
+        member.process.shift_clock(shift);
+        member.restart().await?;
+        let began = Instant::now();
+        all_delivered(cluster, &paths, &left).await?;
+        let left_after = began.elapsed();
+        let began = Instant::now();
+        let ids = publish(cluster).await?;
+        all_delivered(cluster, &paths, &ids).await?;
+        say(&format!(
+            "a clock that is off by {shift:?}, {:?}: what was left by the one before is delivered after {left_after:?}, what was \
+             published {:?}",
+            cluster.shape,
+            began.elapsed()
+        ));
+        left = publish(cluster).await?;
+    }
+    all_delivered(cluster, &paths, &left).await
+}
+
+/// How many of these messages were answered 500.
+fn failed(cluster: &Cluster, path: &str, ids: &HashSet<String>) -> usize {
+    let arrivals = cluster.receiver.arrivals(path);
+    arrivals.iter().filter(|arrival| arrival.status == 500 && ids.contains(arrival.id())).count()
+}
+
+/// Waits until each of these messages was taken at each path.
+async fn all_delivered(cluster: &Cluster, paths: &[String], ids: &HashSet<String>) -> Result<()> {
+    for path in paths {
+        wait_until(&format!("all is delivered to {path}"), LIMIT, async || {
+            let arrivals = cluster.receiver.arrivals(path);
+            let taken: HashSet<_> =
+                arrivals.iter().filter(|arrival| arrival.status == 200).map(|arrival| arrival.id()).collect();
+            Ok(ids.iter().all(|id| taken.contains(&**id)))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+on_both_shapes!(clock, options(), nothing_waits_for_a_clock_that_is_an_hour_off);
