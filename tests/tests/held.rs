@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const LIMIT: Duration = Duration::from_secs(300);
-/// Messages that each of these recipients is sent, as many as its lane has under way at a time.
-const EACH: usize = 20;
+/// Messages that each of these recipients is sent, as many as a new lane has under way at a time.
+const EACH: usize = 4;
 /// To those who are well.
 const PER_SECOND: usize = 100;
 
@@ -93,10 +93,14 @@ async fn subscribe(control: &Api, tenant: &str, port: u16, count: usize) -> Resu
         }),
         ..CreateSubscriptionRequest::default()
     };
-    let requests = (0..count).map(request).collect();
-    let request = BatchCreateSubscriptionsRequest { parent: tenant.to_owned(), requests, ..Default::default() };
-    let created = control.subscriptions().batch_create_subscriptions(request).await?.into_inner().subscriptions;
-    Ok(created.last().context("one at least")?.revision)
+    let mut revision = 0;
+    for first in (0..count).step_by(1_000) {
+        let requests = (first..count.min(first + 1_000)).map(request).collect();
+        let request = BatchCreateSubscriptionsRequest { parent: tenant.to_owned(), requests, ..Default::default() };
+        let created = control.subscriptions().batch_create_subscriptions(request).await?.into_inner().subscriptions;
+        revision = created.last().context("one at least")?.revision;
+    }
+    Ok(revision)
 }
 
 fn options() -> Options {
@@ -114,7 +118,7 @@ async fn others_are_delivered_to_while_very_many_connections_are_held(cluster: &
     // As many files as may be open, here too.
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    let recipients = if is_full() { 750 } else { 100 };
+    let recipients = if is_full() { 3_750 } else { 500 };
     let holding = Holding::start().await?;
     let control = cluster.control(0)?;
     let tenant = control.new_tenant(&["held.event"]).await?;

@@ -130,16 +130,8 @@ async fn what_waited_is_no_repetition_when_it_goes_on() {
 #[tokio::test]
 async fn deliveries_of_a_cancelled_replay_are_dropped_and_of_no_other() {
     let world = World::new(&["a"]);
-    let mut snapshot = Snapshot::clone(&world.config.current().unwrap());
-    let put = |state: replay::State, name: &str| config::Change {
-        change: Some(config::change::Change::Put(config::Resource {
-            resource: Some(resource::Resource::Replay(config::Replay { name: name.into(), state: state.into() })),
-        })),
-    };
     let (cancelled, running) = ("tenants/t/replays/cancelled", "tenants/t/replays/running");
-    let changes = vec![put(replay::State::Cancelled, cancelled), put(replay::State::Running, running)];
-    snapshot.apply(config::ChangeSet { revision: 2, changes });
-    world.snapshots.send_replace(Some(Arc::new(snapshot)));
+    set_replays(&world, &[(cancelled, replay::State::Cancelled), (running, replay::State::Running)]);
     let recipients = Recipients::new(|_| Reply::Slow(ms(1)));
     let deliver = world.deliver(&recipients);
     for (n, replay) in [cancelled, running, "", "tenants/t/replays/forgotten"].into_iter().enumerate() {
@@ -152,4 +144,36 @@ async fn deliveries_of_a_cancelled_replay_are_dropped_and_of_no_other() {
     arrived.sort();
     assert_eq!(arrived, ["m1", "m2", "m3"]);
     assert_eq!(world.dead().await, []);
+}
+
+#[tokio::test]
+async fn what_waits_in_its_lane_is_dropped_when_its_replay_is_cancelled() {
+    let world = World::new(&["a"]);
+    let recipients = Recipients::new(|_| Reply::Gated);
+    let deliver = world.deliver(&recipients);
+    let replay = "tenants/t/replays/r";
+    for n in 0..20 {
+        let delivery = DeliveryRecord { replay: replay.into(), ..delivery(&format!("m{n}"), "a") };
+        world.append(Topic::Deliveries, &delivery).await;
+    }
+    world.append(Topic::Deliveries, &delivery("other", "a")).await;
+    eventually("as many as may be are under way", async || recipients.arrivals().len() == 4).await;
+    set_replays(&world, &[(replay, replay::State::Cancelled)]);
+    recipients.gate.add_permits(100);
+    eventually("finished", async || world.is_finished("deliver", Topic::Deliveries).await).await;
+    deliver.stop().await;
+    let arrived: Vec<_> = recipients.arrivals().into_iter().map(|arrival| arrival.message).collect();
+    assert_eq!((arrived.len(), arrived.last().map(String::as_str)), (5, Some("other")), "{arrived:?}");
+}
+
+/// The world's next snapshot has these replays.
+fn set_replays(world: &World, replays: &[(&str, replay::State)]) {
+    let put = |(name, state): &(&str, replay::State)| {
+        let replay = config::Replay { name: (*name).into(), state: (*state).into() };
+        let resource = config::Resource { resource: Some(resource::Resource::Replay(replay)) };
+        config::Change { change: Some(config::change::Change::Put(resource)) }
+    };
+    let mut snapshot = Snapshot::clone(&world.config.current().unwrap());
+    snapshot.apply(config::ChangeSet { revision: 2, changes: replays.iter().map(put).collect() });
+    world.snapshots.send_replace(Some(Arc::new(snapshot)));
 }

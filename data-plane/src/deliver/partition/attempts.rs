@@ -12,7 +12,7 @@ use hookwire_proto::name;
 use super::super::attempt::{Failure, Finished};
 use super::super::backoff::Signal;
 use super::super::make::{Ended, is_gone, make, not_before_ms, signal};
-use super::super::settle;
+use super::super::settle::{self, Settled};
 use super::{Item, Owner};
 use crate::cache::snapshot::Subscription;
 use crate::stage::to_ms;
@@ -32,7 +32,13 @@ impl Owner {
                 }
                 return;
             };
-            let subscription = self.node.config.current().and_then(|snapshot| snapshot.subscription(name).cloned());
+            let snapshot = self.node.config.current();
+            if snapshot.as_ref().is_some_and(|snapshot| snapshot.is_cancelled(&item.delivery.replay)) {
+                self.lane(name).put_back(None);
+                self.settle(item, Settled::nothing());
+                continue;
+            }
+            let subscription = snapshot.and_then(|snapshot| snapshot.subscription(name).cloned());
             let waits_since = subscription.as_ref().and_then(|subscription| subscription.waits_since);
             match (subscription, waits_since) {
                 (Some(_), Some(revision)) if !item.delivery.ping => {
