@@ -12,6 +12,7 @@ use hookwire_log::embedded::{self, EmbeddedLog};
 use hookwire_log::kafka::{self, KafkaLog};
 use hookwire_log::{Layout, Log};
 use hookwire_proto::role::Role;
+use hookwire_proto::v1::{ListNodesRequest, Node};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -304,6 +305,22 @@ impl Cluster {
     pub fn control(&self, index: usize) -> Result<Api> {
         let member = self.control_planes.get(index).context("no such control plane")?;
         Api::new(&member.url, self.callers_trust.as_deref(), &self.admin_key)
+    }
+
+    /// Waits until each node has its share of the partitions: while they change hands they have no owner until what was under way has ended.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn balanced(&self) -> Result<()> {
+        let api = self.control(0)?;
+        wait_until("each node has its share of the partitions", START, async || {
+            let listed = api.nodes().list_nodes(ListNodesRequest::default()).await?.into_inner().nodes;
+            let owns = |node: &Node, topic: &str| node.partitions.iter().any(|owned| owned.topic.ends_with(topic));
+            let has_share = |node: &Node| [".messages", ".deliveries"].iter().all(|topic| owns(node, topic));
+            Ok(listed.len() >= self.nodes.len() && listed.iter().all(has_share))
+        })
+        .await
+        .map(drop)
     }
 
     /// Every node, for publishing, as administrator.

@@ -14,6 +14,7 @@
 
 pub mod api;
 pub mod certificates;
+pub mod clock;
 pub mod cluster;
 pub mod machine;
 pub mod process;

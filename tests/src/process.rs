@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::clock;
+
 /// A process, ended when it is dropped. Its log and what it prints go to files, which are shown when a test fails.
 pub struct Process {
     /// What it is called in messages.
     pub name: String,
-    /// What becomes the program, with its arguments, if it is not started directly.
-    wrapper: Vec<String>,
     program: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -27,7 +27,6 @@ impl Process {
     pub fn new(name: &str, program: &Path, arguments: &[String], directory: &Path) -> Self {
         Self {
             name: name.to_owned(),
-            wrapper: Vec::new(),
             program: program.to_owned(),
             arguments: arguments.to_vec(),
             environment: Vec::new(),
@@ -44,10 +43,17 @@ impl Process {
         self
     }
 
-    /// From its next start on it has a clock that is off, by so much (`+1h`) that `faketime` takes it; by nothing if this is empty.
-    pub fn shift_clock(&mut self, by: &str) {
-        let wrapper = ["faketime", "--exclude-monotonic", "-f", by];
-        self.wrapper = if by.is_empty() { Vec::new() } else { wrapper.map(str::to_owned).to_vec() };
+    /// From its next start on its clock is off by so many seconds.
+    ///
+    /// # Errors
+    /// When there is no C compiler.
+    pub fn shift_clock(&mut self, seconds: i64) -> Result<()> {
+        self.environment.retain(|(name, _)| name != "LD_PRELOAD" && name != clock::SECONDS);
+        if seconds != 0 {
+            self.environment.push(("LD_PRELOAD".to_owned(), clock::library()?.display().to_string()));
+            self.environment.push((clock::SECONDS.to_owned(), seconds.to_string()));
+        }
+        Ok(())
     }
 
     /// Starts it. What it writes is appended to the log of its earlier lives.
@@ -59,22 +65,14 @@ impl Process {
             bail!("{} runs already", self.name);
         }
         let open = |file: &Path| OpenOptions::new().create(true).append(true).open(file);
-        let mut command = match self.wrapper.split_first() {
-            None => Command::new(&self.program),
-            Some((wrapper, arguments)) => {
-                let mut command = Command::new(wrapper);
-                command.args(arguments).arg(&self.program);
-                command
-            }
-        };
-        let child = command
+        let child = Command::new(&self.program)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(open(&self.printed)?)
             .stderr(open(&self.log)?)
             .spawn()
-            .with_context(|| format!("cannot start {} {}", self.wrapper.join(" "), self.program.display()))?;
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
         Ok(())
     }

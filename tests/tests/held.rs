@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use hookwire_proto::v1::{BatchCreateSubscriptionsRequest, CreateSubscriptionRequest, Subscription};
 use hookwire_tests::api::{Api, id_of, message};
-use hookwire_tests::cluster::{Cluster, Options};
+use hookwire_tests::cluster::{Cluster, Options, Shape};
 use hookwire_tests::publisher::{Load, Publisher};
 use hookwire_tests::{is_full, on_both_shapes, say, wait_until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -120,6 +120,9 @@ async fn others_are_delivered_to_while_very_many_connections_are_held(cluster: &
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     let recipients = if is_full() { 3_750 } else { 500 };
     let holding = Holding::start().await?;
+    if cluster.shape == Shape::Production {
+        cluster.balanced().await?;
+    }
     let control = cluster.control(0)?;
     let tenant = control.new_tenant(&["held.event"]).await?;
     let revision = subscribe(&control, &tenant, holding.port, recipients).await?;

@@ -20,8 +20,8 @@ use clap::{Parser, ValueEnum};
 use hookwire_bench::report::{Report, quantile, say};
 use hookwire_log::Topic;
 use hookwire_proto::v1::{
-    BatchCreateSubscriptionsRequest, CreateReplayRequest, CreateSubscriptionRequest, GetReplayRequest,
-    ListNodesRequest, Node, Replay, Subscription, replay,
+    BatchCreateSubscriptionsRequest, CreateReplayRequest, CreateSubscriptionRequest, GetReplayRequest, Replay,
+    Subscription, replay,
 };
 use hookwire_tests::api::Api;
 use hookwire_tests::cluster::{Cluster, Options, Shape};
@@ -150,14 +150,7 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
     let mut cluster = cluster.context("Kafka and PostgreSQL are started by scripts/bench")?;
     let api = cluster.control(0)?;
     let nodes = cluster.publishers()?;
-    // While partitions change hands, they have no owner until what was under way has ended.
-    wait_until("each node has its share of the partitions", PATIENCE, async || {
-        let listed = api.nodes().list_nodes(ListNodesRequest::default()).await?.into_inner().nodes;
-        let owns = |node: &Node, topic: &str| node.partitions.iter().any(|owned| owned.topic.ends_with(topic));
-        let has_share = |node: &Node| [".messages", ".deliveries"].iter().all(|topic| owns(node, topic));
-        Ok(listed.len() == nodes.len() && listed.iter().all(has_share))
-    })
-    .await?;
+    cluster.balanced().await?;
 
     let is_troubled = matches!(scenario, Scenario::TroubledSteady | Scenario::TroubledBurst);
     let group = |recipient: usize| match recipient {
