@@ -1,9 +1,12 @@
-/* Preloaded into a process, moves its time of day by HOOKWIRE_TEST_CLOCK_SECONDS. Clocks that only measure stay as they are, and so does
- * timespec_get, by which librdkafka computes when a wait ends. */
+/* Preloaded into a process, moves its time of day by HOOKWIRE_TEST_CLOCK_SECONDS. Clocks that only measure stay as they are, and waits
+ * until a time of day, as librdkafka has them, last as long as they should. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,4 +40,21 @@ time_t time(time_t *result) {
   clock_gettime(CLOCK_REALTIME, &now);
   if (result) *result = now.tv_sec;
   return now.tv_sec;
+}
+
+/* The wait of this name that would have been called, until the same moment by the clock as it is. */
+#define WAIT(name, condition, mutex, until)                                                          \
+  static int (*wait)(void *, void *, const struct timespec *);                                        \
+  if (!wait) wait = (int (*)(void *, void *, const struct timespec *))dlsym(RTLD_NEXT, name);         \
+  struct timespec real = *(until);                                                                    \
+  real.tv_sec -= off();                                                                               \
+  return wait(condition, mutex, &real)
+
+int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict until) {
+  WAIT("pthread_cond_timedwait", condition, mutex, until);
+}
+
+int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct timespec *restrict until) {
+  WAIT("cnd_timedwait", condition, mutex, until);
 }
