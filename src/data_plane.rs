@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::process::{self, Signals, WrongSettings};
+use crate::traces::Traces;
 use crate::{cli, settings};
 
 /// How much longer than its stages the whole may take to stop.
@@ -43,15 +44,19 @@ pub async fn run(args: cli::Plane) -> anyhow::Result<()> {
     )?;
     let shutdown = CancellationToken::new();
     let deadline = settings.node.drain_timeout + STOP_TIMEOUT;
+    let traces = Traces::open(&settings.traces, &settings.node.id)?;
     let node = Node {
         settings: settings.node(),
         master_keys,
         open_log: open_log(settings.kafka),
         listeners,
+        spans: traces.spans(),
         on_ready: Box::new(|| {}),
     };
     let service = node.run(shutdown.clone()).map(|result| result.map_err(classify));
-    process::run_until_signal(signals, service, shutdown, deadline).await
+    let ended = process::run_until_signal(signals, service, shutdown, deadline).await;
+    traces.close().await;
+    ended
 }
 
 /// Opens the log in Kafka.

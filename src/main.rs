@@ -15,6 +15,7 @@ mod reseal;
 mod settings;
 mod telemetry;
 mod topics;
+mod traces;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

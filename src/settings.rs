@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::process::{self, Configured, WrongSettings};
-use crate::{cli, config, telemetry};
+use crate::{cli, config, telemetry, traces};
 
 /// Settings of `hookwire control-plane` and `hookwire topics`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -77,6 +77,8 @@ impl ControlPlane {
 pub struct DataPlane {
     /// How it logs.
     pub telemetry: telemetry::Settings,
+    /// Where its spans go.
+    pub traces: traces::Settings,
     /// What opens secrets.
     pub secrets: SecretSettings,
     /// Where the log is.
@@ -136,6 +138,8 @@ impl DataPlane {
 pub struct Dev {
     /// How it logs.
     pub telemetry: telemetry::Settings,
+    /// Where its spans go.
+    pub traces: traces::Settings,
     /// Topics of the log, which is embedded.
     pub log: LayoutSettings,
     /// What of messages and attempts can be asked for.

@@ -15,7 +15,7 @@
 //! * [`outcome`], [`retry`]: what comes of it, and when there is another; [`attempts`]: its record
 //! * [`stage`]: a stage is a task for each partition that its consumer group gives it
 //! * [`owned`]: which partitions those are, for the control plane
-//! * [`trace`]: `traceparent` from the publish call to the request
+//! * [`trace`]: `traceparent` from the publish call to the request; [`spans`]: what is added to that trace
 //! * [`error`]: what callers are told
 //! * [`ops`]: `/livez` and `/readyz`; [`metrics`]: what operators see besides
 //! * [`config`]: the settings
@@ -51,6 +51,7 @@ pub mod publish;
 pub mod retry;
 mod server;
 pub mod sign;
+pub mod spans;
 pub mod stage;
 #[cfg(test)]
 mod support;
@@ -69,6 +70,7 @@ use ops::Readiness;
 use owned::Owned;
 use parts::Parts;
 use publish::Publish;
+use spans::Spans;
 
 /// How long to wait before the log is opened again.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
@@ -114,6 +116,8 @@ pub struct Node {
     pub open_log: OpenLog,
     /// Where it is reached.
     pub listeners: Listeners,
+    /// Where its spans go.
+    pub spans: Spans,
     /// Called once, when all of it has begun.
     pub on_ready: Box<dyn FnOnce() + Send>,
 }
@@ -125,14 +129,14 @@ impl Node {
     /// # Errors
     /// See [`Error`].
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { settings, master_keys, open_log, listeners, on_ready } = self;
+        let Self { settings, master_keys, open_log, listeners, spans, on_ready } = self;
         settings.validate().map_err(Error::Setting)?;
         let tls = server::tls(&settings.listen).map_err(setting)?;
         let delivers = settings.node.does(Role::Deliver);
         let attempter = match master_keys.filter(|_| delivers) {
             Some(master_keys) => {
                 settings.deliver.check_bind().map_err(setting)?;
-                Some(Attempter::new(&settings.deliver, master_keys).map_err(setting)?)
+                Some(Attempter::new(&settings.deliver, master_keys).map_err(setting)?.with_spans(spans.clone()))
             }
             None if delivers => return Err(Error::Setting("secrets: a node that delivers needs master keys".into())),
             None => None,
@@ -161,7 +165,7 @@ impl Node {
         let mut stages = Parts::default();
         if settings.node.does(Role::Publish) {
             let publish =
-                Publish::new(config.clone(), log.clone(), settings.publish, metrics.clone(), shutdown.clone());
+                Publish::new(config.clone(), log.clone(), settings.publish, metrics.clone(), spans, shutdown.clone());
             stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
         } else {
             // Who connects is refused, and not kept waiting.

@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::cache::{Config, Snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::spans::{Begun, Kind, Spans};
 use crate::stage::ms;
 use crate::trace;
 use appends::Appends;
@@ -137,6 +138,7 @@ pub struct Publish {
     quotas: Arc<Quotas>,
     settings: Settings,
     metrics: Metrics,
+    spans: Spans,
     draining: CancellationToken,
 }
 
@@ -147,10 +149,11 @@ impl Publish {
         log: Arc<dyn Log>,
         settings: Settings,
         metrics: Metrics,
+        spans: Spans,
         draining: CancellationToken,
     ) -> Self {
         let quotas = Arc::new(Quotas::new(settings.tenant_messages_per_second));
-        Self { config, log, circuit: Arc::default(), quotas, settings, metrics, draining }
+        Self { config, log, circuit: Arc::default(), quotas, settings, metrics, spans, draining }
     }
 
     /// For tonic's server.
@@ -159,7 +162,12 @@ impl Publish {
         PublishServiceServer::new(self).max_decoding_message_size(max_request_bytes)
     }
 
-    async fn publish(&self, call: &Call, request: PublishMessagesRequest) -> Result<PublishMessagesResponse, Error> {
+    async fn publish(
+        &self,
+        call: &Call,
+        begun: Begun,
+        request: PublishMessagesRequest,
+    ) -> Result<PublishMessagesResponse, Error> {
         self.ready()?;
         let snapshot = self.snapshot(call, request.min_revision).await?;
         let caller = call.authenticate(&snapshot)?;
@@ -168,7 +176,7 @@ impl Publish {
         let probe = self.circuit.admit()?;
         let taken = self.quotas.take(&tenant, snapshot.publish_quota(&tenant), messages.len());
         taken.map_err(|retry| Error::QuotaExceeded { tenant, retry })?;
-        let (mut appends, stamp) = (self.appends(), Stamp::new(call, snapshot.revision()));
+        let (mut appends, stamp) = (self.appends(), Stamp::new(call, begun.context, snapshot.revision()));
         messages.into_iter().for_each(|message| appends.append(stamp.record(message)));
         appends.keep(probe);
         let mut results = Vec::with_capacity(appends.len());
@@ -176,6 +184,16 @@ impl Publish {
             results.push(result);
         }
         Ok(PublishMessagesResponse { results })
+    }
+
+    /// The span of a call or of a request has ended.
+    fn ended(&self, begun: Begun, tenant: &str, messages: usize, error: Option<&Error>) {
+        self.spans.end(begun, Kind::Publish, || {
+            let messages = i64::try_from(messages).unwrap_or(i64::MAX);
+            let attributes =
+                vec![("hookwire.tenant", tenant.into()), ("messaging.batch.message_count", messages.into())];
+            (attributes, error.map(ToString::to_string))
+        });
     }
 
     fn appends(&self) -> Appends {
@@ -224,9 +242,11 @@ impl PublishService for Publish {
     ) -> Result<Response<PublishMessagesResponse>, Status> {
         let call = Call::new(request.metadata(), request.remote_addr())?;
         let request = request.into_inner();
-        let messages = request.messages.len();
-        let published = self.publish(&call, request).await.inspect_err(|_| self.metrics.refused(messages))?;
-        Ok(Response::new(published))
+        let (messages, tenant) = (request.messages.len(), request.parent.clone());
+        let begun = self.spans.call(call.trace);
+        let published = self.publish(&call, begun, request).await.inspect_err(|_| self.metrics.refused(messages));
+        self.ended(begun, &tenant, messages, published.as_ref().err());
+        Ok(Response::new(published?))
     }
 
     async fn stream_messages(
@@ -248,9 +268,8 @@ struct Stamp<'a> {
 }
 
 impl<'a> Stamp<'a> {
-    /// Of now, under a revision of the configuration, in the caller's trace or in one that begins here.
-    fn new(call: &'a Call, revision: i64) -> Self {
-        let trace = call.trace.unwrap_or_else(|| trace::Context::begin(trace::Ids::random()));
+    /// Of now, under a revision of the configuration, as a part of this trace: the caller's or one that begins here.
+    fn new(call: &'a Call, trace: trace::Context, revision: i64) -> Self {
         let (traceparent, tracestate) = (trace.to_string(), call.tracestate.as_str());
         Self { publish_time_ms: forward::now_ms(), revision, traceparent, tracestate }
     }

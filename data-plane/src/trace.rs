@@ -33,10 +33,25 @@ impl Ids {
 }
 
 impl Context {
-    /// Begins a trace, not sampled: nobody has recorded anything of it yet.
-    pub fn begin(ids: Ids) -> Self {
+    /// Begins a trace: sampled if something of it is recorded.
+    pub fn begin(ids: Ids, sampled: bool) -> Self {
         // All zeros are not an id.
-        Self { trace: ids.trace.max(1), span: ids.span.max(1), sampled: false }
+        Self { trace: ids.trace.max(1), span: ids.span.max(1), sampled }
+    }
+
+    /// Id of the trace.
+    pub fn trace_id(&self) -> u128 {
+        self.trace
+    }
+
+    /// Id of the span.
+    pub fn span_id(&self) -> u64 {
+        self.span
+    }
+
+    /// Whether what belongs to the trace is recorded.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled
     }
 
     /// Reads a `traceparent`, of this version or a later one; `None` if it is malformed.
@@ -69,7 +84,7 @@ impl fmt::Display for Context {
 pub fn child_of(traceparent: &str, ids: Ids) -> (String, bool) {
     match Context::parse(traceparent) {
         Some(parent) => (parent.child(ids).to_string(), true),
-        None => (Context::begin(ids).to_string(), false),
+        None => (Context::begin(ids, false).to_string(), false),
     }
 }
 

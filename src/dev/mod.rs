@@ -67,11 +67,13 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
         hookwire_control_plane::Listeners { api: ports.api, push: ports.push, ops: ports.control_plane_ops };
 
     let deadline = settings.node.drain_timeout + 2 * DRAIN_TIMEOUT;
+    let traces = Traces::open(&settings.traces, &node_settings.node.id)?;
     let node = Node {
         settings: node_settings,
         master_keys: Some(master_keys),
         open_log,
         listeners: hookwire_data_plane::Listeners { publish: ports.publish, ops: ports.data_plane_ops },
+        spans: traces.spans(),
         on_ready: {
             let directory = directory.clone();
             Box::new(move || {
@@ -89,6 +91,7 @@ pub async fn run(args: cli::Dev) -> anyhow::Result<()> {
         node_gone,
     );
     let ended = process::run_until_signal(signals, service, shutdown, deadline).await;
+    traces.close().await;
     directory.remove(LISTENING_FILE)?;
     ended
 }

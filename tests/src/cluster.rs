@@ -205,7 +205,17 @@ impl Cluster {
         let arguments = [
             vec!["dev".into(), "--data-dir".into(), text(&data), "--port".into(), port.to_string()],
             vec!["--set".into(), format!("deliver.ca_file={}", text(&recipients.certificate))],
-            options.of_plane(&["log", "retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry"]),
+            options.of_plane(&[
+                "log",
+                "retry",
+                "dispatch",
+                "lanes",
+                "deliver",
+                "publish",
+                "node",
+                "telemetry",
+                "traces",
+            ]),
         ]
         .concat();
         let process = Process::new("dev", &hookwire()?, &arguments, directory.path());
@@ -267,7 +277,8 @@ impl Cluster {
         for (name, roles) in &files.nodes {
             let port = free_ports(2);
             let file = files.node(name, roles, port, &endpoints)?;
-            let sets = options.of_plane(&["retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry"]);
+            let sets =
+                options.of_plane(&["retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry", "traces"]);
             let arguments = [vec!["data-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(name, &hookwire()?, &arguments, path);
             nodes.push(Member { process, url: https(port), ops: format!("http://127.0.0.1:{}", port + 1) });

@@ -154,7 +154,8 @@ impl Session {
             self.wait(request, time);
             return Ok(());
         }
-        let stamp = Stamp::new(&self.call, snapshot.revision());
+        let (begun, count) = (self.publish.spans.call(self.call.trace), request.messages.len());
+        let stamp = Stamp::new(&self.call, begun.context, snapshot.revision());
         for (index, message) in request.messages.into_iter().enumerate() {
             let max_bytes = self.publish.settings.max_payload_bytes;
             let valid = validate::message(tenant, index, message, &snapshot, max_bytes);
@@ -164,6 +165,7 @@ impl Session {
                 (Err(error), _) => self.appends.refuse(error.into()),
             }
         }
+        self.publish.ended(begun, tenant, count, None);
         self.appends.keep(admitted.ok().flatten());
         Ok(())
     }

@@ -181,7 +181,8 @@ impl Node {
         settings.validate().unwrap();
         let (snapshots, config) = Config::new();
         let (log, draining) = (MemoryLog::new(), CancellationToken::new());
-        let service = Publish::new(config, log.clone(), settings, Metrics::default(), draining.clone());
+        let service =
+            Publish::new(config, log.clone(), settings, Metrics::default(), Spans::default(), draining.clone());
         Self { service, log, snapshots, draining }
     }
 
