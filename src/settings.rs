@@ -169,6 +169,7 @@ impl Default for Dev {
         deliver.egress.allow_http = true;
         Self {
             telemetry: telemetry::Settings { filter: "warn".into(), ..Default::default() },
+            traces: Default::default(),
             log: Default::default(),
             index: Default::default(),
             health: Default::default(),

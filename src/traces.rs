@@ -220,6 +220,6 @@ mod tests {
         let none = Settings { ca_file: Some("/nowhere.pem".into()), ..none };
         let error = Traces::open(&none, "node").err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("traces.ca_file: /nowhere.pem"), "{error}");
-        Traces::open(&Settings::default(), "node").unwrap().close().await;
+        Traces::open(&Settings::default(), "node").expect("no traces").close().await;
     }
 }

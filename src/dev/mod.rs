@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::process::{self, Signals, WrongSettings};
+use crate::traces::Traces;
 use crate::{cli, control_plane, data_plane, settings};
 
 mod demo;
