@@ -1,23 +1,28 @@
-/* Preloaded into a process, moves its time of day by HOOKWIRE_TEST_CLOCK_SECONDS. Clocks that only measure stay as they are, and waits
+/* Preloaded into a process, moves its time of day as the file HOOKWIRE_TEST_CLOCK says. Clocks that only measure stay as they are, and waits
  * until a time of day, as librdkafka has them, last as long as they should. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
+/* By how many seconds, in the first bytes of the file, which the test may write at any time. */
 static long off(void) {
-  static long seconds, is_known;
-  if (!is_known) {
-    const char *text = getenv("HOOKWIRE_TEST_CLOCK_SECONDS");
-    seconds = text ? atol(text) : 0;
-    is_known = 1;
+  static volatile const long *seconds;
+  if (!seconds) {
+    int file = open(getenv("HOOKWIRE_TEST_CLOCK"), O_RDONLY);
+    void *mapped = mmap(NULL, sizeof(long), PROT_READ, MAP_SHARED, file, 0);
+    if (file < 0 || mapped == MAP_FAILED) abort();
+    close(file);
+    seconds = mapped;
   }
-  return seconds;
+  return *seconds;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *time) {

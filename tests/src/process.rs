@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::clock;
+use crate::clock::Clock;
 
 /// A process, ended when it is dropped. Its log and what it prints go to files, which are shown when a test fails.
 pub struct Process {
@@ -43,17 +43,9 @@ impl Process {
         self
     }
 
-    /// From its next start on its clock is off by so many seconds.
-    ///
-    /// # Errors
-    /// When there is no C compiler.
-    pub fn shift_clock(&mut self, seconds: i64) -> Result<()> {
-        self.environment.retain(|(name, _)| name != "LD_PRELOAD" && name != clock::SECONDS);
-        if seconds != 0 {
-            self.environment.push(("LD_PRELOAD".to_owned(), clock::library()?.display().to_string()));
-            self.environment.push((clock::SECONDS.to_owned(), seconds.to_string()));
-        }
-        Ok(())
+    /// From its next start on it goes by this clock.
+    pub fn go_by(&mut self, clock: &Clock) {
+        self.environment.extend(clock.environment().map(|(name, value)| (name.to_owned(), value)));
     }
 
     /// Starts it. What it writes is appended to the log of its earlier lives.
