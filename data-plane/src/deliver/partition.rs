@@ -210,8 +210,9 @@ impl Owner {
 
     fn take(&mut self, record: Record) {
         match codec::decode_delivery(&record) {
-            Ok(delivery) => {
+            Ok(mut delivery) => {
                 self.held += 1;
+                delivery.due_time_ms = retry::by_our_clock(delivery.due_time_ms, record.time_ms, now_ms());
                 self.come(Item::new(record, delivery));
             }
             Err(error) => {

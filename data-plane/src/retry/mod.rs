@@ -30,6 +30,11 @@ pub(crate) fn tier(layout: &Layout, delivery: &DeliveryRecord, at_ms: i64, now_m
     layout.tier(until(at_ms, now_ms), slack)
 }
 
+/// When a delivery is due by our clock, which is behind the log's if a record is from the future: that was appended just now.
+pub(crate) fn by_our_clock(due_ms: i64, appended_ms: i64, now_ms: i64) -> i64 {
+    due_ms.saturating_sub(appended_ms.saturating_sub(now_ms).max(0)).max(0)
+}
+
 /// When an attempt ended, in milliseconds since 1970.
 pub(crate) fn ended_ms(time_ms: i64, result: Option<&AttemptResult>) -> i64 {
     time_ms + result.map_or(0, |result| result.duration_us / 1_000)
@@ -50,3 +55,16 @@ pub(crate) fn patience(layout: &Layout, trouble: Duration) -> Duration {
 
 /// The smallest tier.
 pub(crate) const SMALLEST: Topic = Topic::Retries(0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_behind_the_logs_makes_nothing_due_later() {
+        let hour = 3_600_000;
+        assert_eq!(by_our_clock(10_000, 8_000, 9_000), 10_000);
+        assert_eq!(by_our_clock(10_000 + hour, 8_000 + hour, 8_000), 10_000);
+        assert_eq!(by_our_clock(0, 8_000 + hour, 8_000), 0, "what is due at once stays so");
+    }
+}
