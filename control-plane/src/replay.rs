@@ -11,16 +11,15 @@
 //!
 //! Any control plane runs any replay, a few at a time, each one process's for as long as that keeps it. A step that was appended
 //! and not written down, because the process was killed, is appended again by the next; whoever owns the lane drops the repetition.
-//! A replay appends a little, waits until deliver has taken that, and appends again, so that it never stands in front of what is
-//! published meanwhile.
+//! A replay appends a little, evenly, and more as deliver takes that, so that it never stands far in front of what is published
+//! meanwhile; how much, `outstanding` says (pure).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use hookwire_log::forward::now_ms;
-use hookwire_log::{Appended, Offset, Topic, codec};
+use hookwire_log::{Appended, COMMIT_INTERVAL, Topic, codec};
 use hookwire_proto::v1::replay::State;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -31,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 use crate::log::Log;
 use crate::store;
 use crate::store::replay::{KEPT, Run};
+use outstanding::Outstanding;
 use select::Step;
 
 mod again;
 mod late;
 mod messages;
+mod outstanding;
 mod range;
 mod select;
 mod subscribed;
@@ -50,10 +51,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const KEEP: Duration = Duration::from_secs(30);
 /// How often it says so while it waits.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
-/// How often it is asked whether deliver has taken a step.
-const TAKEN_EVERY: Duration = Duration::from_millis(100);
-/// Deliveries of a step, at most.
-const STEP: usize = 500;
+/// How often it is asked what deliver has taken.
+const TAKEN_EVERY: Duration = COMMIT_INTERVAL;
+/// How long the deliveries of a step are appended, a few at a time: all at once, they would stand together in front of others.
+const SPREAD: Duration = Duration::from_millis(100);
+/// How many at a time.
+const AT_A_TIME: usize = 10;
 /// How often it is looked for replays to forget.
 const TIDY_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -166,10 +169,18 @@ impl Replays {
                 return Ok(());
             }
         }
-        let (mut scan, mut worked) = (None, Instant::now());
+        let (mut scan, mut worked, mut outstanding) = (None, Instant::now(), Outstanding::default());
         loop {
             let Some(run) = self.keep(&run).await? else { return Ok(()) };
-            if run.position.at >= run.last {
+            let is_done = run.position.at >= run.last;
+            let runs_on = match is_done {
+                true => self.taken(&*log, &run, &mut outstanding, Outstanding::is_empty).await?,
+                false => self.taken(&*log, &run, &mut outstanding, Outstanding::has_room).await?,
+            };
+            if !runs_on {
+                return Ok(());
+            }
+            if is_done {
                 match self.store.finish_replay(&run.name, &self.owner).await? {
                     true => return Ok(()),
                     // There is more by now.
@@ -177,14 +188,12 @@ impl Replays {
                 }
             }
             let began = Instant::now();
-            let step = self.select(&*log, &run, &mut scan).await?;
+            let step = self.select(&*log, &run, &mut scan, outstanding.step()).await?;
             let (appended, found) = (self.append(&log, &run, &step).await?, step.found);
             let progress = step.progress(run.position.clone(), appended.len(), worked.elapsed());
             worked = Instant::now();
+            outstanding.add(appended, worked);
             if !self.store.advance_replay(&run.name, &self.owner, progress, now_ms() + ms(KEEP)).await? {
-                return Ok(());
-            }
-            if !self.taken(&*log, &run, &appended).await? {
                 return Ok(());
             }
             if run.replay.deliveries_per_second > 0.0 && !run.replay.dry_run {
@@ -208,23 +217,36 @@ impl Replays {
             return Ok(Vec::new());
         }
         let layout = log.layout();
-        let appends =
-            step.deliveries.iter().map(|delivery| log.append(codec::delivery(layout, Topic::Deliveries, delivery)));
+        let pause = SPREAD.mul_f64(AT_A_TIME as f64 / step.deliveries.len().max(1) as f64);
+        let mut appends = Vec::new();
+        for deliveries in step.deliveries.chunks(AT_A_TIME) {
+            if !appends.is_empty() {
+                sleep(pause).await;
+            }
+            let records = deliveries.iter().map(|delivery| codec::delivery(layout, Topic::Deliveries, delivery));
+            appends.extend(records.map(|record| log.append(record)));
+        }
         let appended: Result<Vec<_>, _> = join_all(appends).await.into_iter().collect();
         Ok(appended?)
     }
 
-    /// Waits until deliver has taken what was appended. Whether the replay runs on here.
-    async fn taken(&self, log: &dyn hookwire_log::Log, run: &Run, appended: &[Appended]) -> Result<bool, Error> {
-        // Asking is dear: once for all of a partition.
-        let mut partitions: BTreeMap<i32, Vec<Offset>> = BTreeMap::new();
-        for appended in appended {
-            partitions.entry(appended.partition).or_default().push(appended.offset);
-        }
+    /// Waits until deliver has taken `enough` of what is outstanding. Whether the replay runs on here.
+    async fn taken(
+        &self,
+        log: &dyn hookwire_log::Log,
+        run: &Run,
+        outstanding: &mut Outstanding,
+        enough: impl Fn(&Outstanding) -> bool,
+    ) -> Result<bool, Error> {
         let mut kept = Instant::now();
-        while let Some(mut partition) = partitions.first_entry() {
-            if let Some(committed) = log.committed(DELIVER, Topic::Deliveries, *partition.key()).await? {
-                partition.get_mut().retain(|offset| !committed.is_finished(*offset));
+        while !enough(outstanding) {
+            let committed = outstanding.partitions().into_iter().map(async |partition| {
+                Ok::<_, Error>((partition, log.committed(DELIVER, Topic::Deliveries, partition).await?))
+            });
+            for (partition, committed) in try_join_all(committed).await? {
+                if let Some(committed) = committed {
+                    outstanding.committed(partition, &committed, Instant::now());
+                }
             }
             if kept.elapsed() >= KEEP_EVERY {
                 kept = Instant::now();
@@ -232,9 +254,7 @@ impl Replays {
                     return Ok(false);
                 }
             }
-            if partition.get().is_empty() {
-                partition.remove();
-            } else {
+            if !enough(outstanding) {
                 sleep(TAKEN_EVERY).await;
             }
         }

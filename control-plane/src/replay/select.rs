@@ -10,7 +10,8 @@ use hookwire_proto::name;
 use hookwire_proto::v1::replay::{DeadLetters, Partition, Selection};
 
 use super::messages::{self, Scan};
-use super::{Error, Replays, STEP, again, ms};
+use super::outstanding::LARGEST;
+use super::{Error, Replays, again, ms};
 use crate::store::replay::{Bounds, Episode, Position, Progress, Run};
 use crate::store::{self, UnixMicros};
 
@@ -81,12 +82,19 @@ impl Replays {
         Ok(Bounds { range: start..bounds.next, detail, partitions: Vec::new() })
     }
 
-    /// The next step: what there is from the replay's position on. `scan` is kept from one step to the next.
-    pub(super) async fn select(&self, log: &dyn Log, run: &Run, scan: &mut Option<Scan>) -> Result<Step, Error> {
-        // Half a second's worth, so that a slow replay is an even one.
+    /// The next step: what there is from the replay's position on, at most `most`. `scan` is kept from one step to the next.
+    pub(super) async fn select(
+        &self,
+        log: &dyn Log,
+        run: &Run,
+        scan: &mut Option<Scan>,
+        most: usize,
+    ) -> Result<Step, Error> {
         let per_step = match run.replay.deliveries_per_second {
-            rate if rate > 0.0 && !run.replay.dry_run => ((rate / 2.0) as usize).clamp(1, STEP),
-            _ => STEP,
+            _ if run.replay.dry_run => LARGEST,
+            // Half a second's worth, so that a slow replay is an even one.
+            rate if rate > 0.0 => ((rate / 2.0) as usize).clamp(1, most),
+            _ => most,
         };
         match &run.replay.selection {
             Some(Selection::DeadLetters(selection)) => self.dead_letters(log, run, selection, per_step).await,

@@ -1,7 +1,7 @@
 //! The log in production: Apache Kafka, through rdkafka.
 //!
 //! * [`Settings`]: how to reach it · [`topics`]: making and checking the topics
-//! * `producer`: appends · `reader`: reads without a group
+//! * `producer`: appends · `reader`: reads without a group · `groups`: what groups have committed
 //! * `member`: which partitions are ours · `fetcher`: reads them · `committer`: commits what is finished of them
 //! * `context`: what librdkafka says of itself
 
@@ -21,6 +21,7 @@ use crate::{Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRe
 use committer::Committer;
 use context::{Names, Voice};
 use fetcher::Fetcher;
+use groups::Groups;
 use member::{Group, Member, State};
 use producer::Producer;
 use reader::{Readers, spawn};
@@ -29,6 +30,7 @@ mod committer;
 mod config;
 mod context;
 mod fetcher;
+mod groups;
 mod member;
 mod producer;
 mod reader;
@@ -43,6 +45,7 @@ pub struct KafkaLog {
     names: Arc<Names>,
     producer: Arc<Producer>,
     readers: Arc<Readers>,
+    groups: Arc<Groups>,
     /// Where the next check writes: another partition each time.
     checked: AtomicI32,
     lost_records: Arc<AtomicU64>,
@@ -70,6 +73,7 @@ impl KafkaLog {
         let names = Arc::new(Names::new(&layout));
         let producer = Arc::new(Producer::open(&settings, names.clone())?);
         let readers = Arc::new(Readers::open(&settings, &format!("{}.read", layout.prefix), &names)?);
+        let groups = Arc::new(Groups::new(settings.clone(), names.clone()));
         let (warm, topics, timeout) = (producer.clone(), layout.topics(), settings.delivery_timeout);
         blocking(move || topics.into_iter().try_for_each(|topic| warm.warm_up(topic, timeout))).await?;
         Ok(Arc::new(Self {
@@ -78,6 +82,7 @@ impl KafkaLog {
             names,
             producer,
             readers,
+            groups,
             checked: AtomicI32::new(0),
             lost_records: Arc::default(),
             closing: CancellationToken::new(),
@@ -136,20 +141,9 @@ impl Log for KafkaLog {
     }
 
     async fn committed(&self, group: &str, topic: Topic, partition: i32) -> Result<Option<Committed>, Error> {
-        let key = self.place(topic, partition)?;
-        let config = self.settings.consumer(&self.group(group))?;
-        let (names, timeout) = (self.names.clone(), self.settings.delivery_timeout);
-        blocking(move || {
-            let consumer: BaseConsumer<Voice> =
-                config.create_with_context(Voice::new("committed")).map_err(|error| unavailable(&error))?;
-            let asked = fetcher::list(&names, &[(key, None)]);
-            let found = consumer.committed_offsets(asked, timeout).map_err(|error| unavailable(&error))?;
-            let Some(element) = found.find_partition(names.name(key.0), key.1) else { return Ok(None) };
-            element.error().map_err(|error| unavailable(&error))?;
-            let next = element.offset().to_raw().filter(|offset| *offset >= 0);
-            Ok(next.map(|next| Committed::parse(next, element.metadata())))
-        })
-        .await
+        let (key, group) = (self.place(topic, partition)?, self.group(group));
+        let groups = self.groups.clone();
+        blocking(move || groups.committed(&group, key)).await
     }
 
     fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
@@ -232,10 +226,11 @@ impl Log for KafkaLog {
         }
         // librdkafka has answered every append by then, one way or the other.
         let timeout = self.settings.delivery_timeout + Duration::from_secs(1);
-        let (producer, readers) = (self.producer.clone(), self.readers.clone());
+        let (producer, readers, groups) = (self.producer.clone(), self.readers.clone(), self.groups.clone());
         let _ = blocking(move || {
             producer.close(timeout);
             readers.close();
+            groups.close();
             Ok(())
         })
         .await;
