@@ -69,7 +69,7 @@ use metrics::Metrics;
 use ops::Readiness;
 use owned::Owned;
 use parts::Parts;
-use publish::Publish;
+use publish::{Gate, Publish};
 use spans::Spans;
 
 /// How long to wait before the log is opened again.
@@ -155,21 +155,29 @@ impl Node {
         support
             .spawn("the server of /readyz", ops::serve(listeners.ops, readiness.clone(), metrics.clone(), end.clone()));
 
-        let log = tokio::select! {
-            log = begin(&config, layout, &open_log, &readiness, &settings) => log?,
-            error = support.ended() => return Err(error),
-            () = shutdown.cancelled() => return Ok(()),
-        };
-
-        let (attempts, collector) = attempts::collector(log.clone(), metrics.clone());
         let mut stages = Parts::default();
+        let publish = Gate::default();
         if settings.node.does(Role::Publish) {
-            let publish =
-                Publish::new(config.clone(), log.clone(), settings.publish, metrics.clone(), spans, shutdown.clone());
-            stages.spawn("publish", server::serve(listeners.publish, tls, publish, shutdown.clone()));
+            let (gate, most) = (publish.clone(), settings.publish.max_request_bytes);
+            stages.spawn("publish", server::serve(listeners.publish, tls, gate, most, shutdown.clone()));
         } else {
             // Who connects is refused, and not kept waiting.
             drop(listeners.publish);
+        }
+
+        let log = tokio::select! {
+            // First: a part that has ended because it was told to is no failure.
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            error = stages.ended() => return Err(error),
+            error = support.ended() => return Err(error),
+            log = begin(&config, layout, &open_log, &readiness, &settings) => log?,
+        };
+
+        let (attempts, collector) = attempts::collector(log.clone(), metrics.clone());
+        if settings.node.does(Role::Publish) {
+            let metrics = metrics.clone();
+            publish.open(Publish::new(config.clone(), log.clone(), settings.publish, metrics, spans, shutdown.clone()));
         }
         if settings.node.does(Role::Dispatch) {
             let dispatch = Dispatch {

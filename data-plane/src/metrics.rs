@@ -17,7 +17,7 @@ const RESULTS: [&str; 3] = ["acknowledged", "unacknowledged", "refused"];
 /// What comes of a message in dispatch.
 const DISPATCHED: [&str; 3] = ["dispatched", "repeated", "quarantined"];
 /// What the recipient answers, or why there is no answer, as [`AttemptError`](hookwire_proto::log::AttemptError) numbers it.
-const ANSWERS: [&str; 19] = [
+const ANSWERS: [&str; 20] = [
     "2xx",
     "3xx",
     "429",
@@ -37,6 +37,7 @@ const ANSWERS: [&str; 19] = [
     "certificate_expired",
     "certificate_name",
     "certificate_untrusted",
+    "proxy",
 ];
 /// Where in [`ANSWERS`] reasons begin.
 const NO_ANSWER: usize = 6;
@@ -67,7 +68,7 @@ struct Kept {
     acknowledgement: Histogram,
     dispatched: [Counter; 3],
     fanned_out: Counter,
-    answers: [Counter; 19],
+    answers: [Counter; 20],
     outcomes: [Counter; 4],
     attempt: Histogram,
     delay: Histogram,
@@ -307,11 +308,11 @@ mod tests {
         for (status, name) in [(204, "2xx"), (301, "3xx"), (404, "4xx"), (429, "429"), (503, "5xx"), (700, "other")] {
             assert_eq!(of(status, AttemptError::Unspecified), name);
         }
-        for number in 1..13 {
+        for number in 1..14 {
             let error = AttemptError::try_from(number).unwrap();
             assert_eq!(of(0, error), error.as_str_name().trim_start_matches("ATTEMPT_ERROR_").to_lowercase());
         }
-        assert!(AttemptError::try_from(13).is_err(), "it needs a name here");
+        assert!(AttemptError::try_from(14).is_err(), "it needs a name here");
         for number in 1..8 {
             let reason = DeadReason::try_from(number).unwrap();
             let name = reason.as_str_name().trim_start_matches("DEAD_REASON_").to_lowercase();

@@ -58,7 +58,7 @@ pub fn decide(finished: &Finished, number: i32, schedule: &Schedule, deadline_ms
 /// that its lane slows down.
 pub fn slows_down(finished: &Finished) -> bool {
     use AttemptError::{
-        CertificateExpired, CertificateName, CertificateUntrusted, Connect, Dns, Egress, Timeout, Tls, Token,
+        CertificateExpired, CertificateName, CertificateUntrusted, Connect, Dns, Egress, Proxy, Timeout, Tls, Token,
     };
     match &finished.result {
         Ok(Answer { status, .. }) => matches!(status, 429 | 502 | 503 | 504),
@@ -71,6 +71,7 @@ pub fn slows_down(finished: &Finished) -> bool {
                 | CertificateExpired
                 | CertificateName
                 | CertificateUntrusted
+                | Proxy
                 | Timeout
                 | Token
         ),

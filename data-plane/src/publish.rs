@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use hookwire_log::{Log, forward};
 use hookwire_proto::log::MessageRecord;
-use hookwire_proto::v1::publish_service_server::{PublishService, PublishServiceServer};
+use hookwire_proto::v1::publish_service_server::PublishService;
 use hookwire_proto::v1::{
     PublishMessagesRequest, PublishMessagesResponse, StreamMessagesRequest, StreamMessagesResponse,
 };
@@ -35,11 +35,14 @@ use quota::Quotas;
 mod appends;
 mod call;
 mod circuit;
+mod gate;
 pub mod quota;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod validate;
+
+pub use gate::Gate;
 
 /// The largest payload that may be allowed.
 const LARGEST_PAYLOAD_BYTES: usize = 1024 * 1024;
@@ -154,12 +157,6 @@ impl Publish {
     ) -> Self {
         let quotas = Arc::new(Quotas::new(settings.tenant_messages_per_second));
         Self { config, log, circuit: Arc::default(), quotas, settings, metrics, spans, draining }
-    }
-
-    /// For tonic's server.
-    pub fn into_server(self) -> PublishServiceServer<Self> {
-        let max_request_bytes = self.settings.max_request_bytes;
-        PublishServiceServer::new(self).max_decoding_message_size(max_request_bytes)
     }
 
     async fn publish(

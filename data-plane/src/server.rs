@@ -12,7 +12,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use crate::config;
-use crate::publish::Publish;
+use crate::publish::Gate;
 
 /// A connection that is silent for this long is asked whether it lives, and closed if it doesn't answer in time.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -39,21 +39,23 @@ fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, config::Error> {
     std::fs::read(path).map_err(|error| config::Error { setting, detail: format!("{}: {error}", path.display()) })
 }
 
-/// Serves until `shutdown`, then ends when the calls under way are answered.
+/// Serves until `shutdown`, then ends when the calls under way are answered. What is behind the gate takes requests of so many bytes.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<ServerTlsConfig>,
-    publish: Publish,
+    publish: Gate,
+    max_request_bytes: usize,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<PublishServiceServer<Publish>>().await;
+    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    health.set_not_serving::<PublishServiceServer<Gate>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         // Error details: without their descriptors grpcurl shows bytes.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name(<PublishServiceServer<Publish> as NamedService>::NAME)
+        .with_service_name(<PublishServiceServer<Gate> as NamedService>::NAME)
         .build_v1()
         .expect("the descriptors were made by the compiler");
     let mut server =
@@ -62,14 +64,18 @@ pub(crate) async fn serve(
         server = server.tls_config(tls.timeout(HANDSHAKE_TIMEOUT))?;
     }
     let draining = async {
+        if shutdown.run_until_cancelled(publish.opened()).await.is_some() {
+            health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+            health.set_serving::<PublishServiceServer<Gate>>().await;
+        }
         shutdown.cancelled().await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-        health.set_not_serving::<PublishServiceServer<Publish>>().await;
+        health.set_not_serving::<PublishServiceServer<Gate>>().await;
     };
     server
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(publish.into_server())
+        .add_service(publish.clone().into_server(max_request_bytes))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), draining)
         .await
 }

@@ -23,6 +23,7 @@ use tempfile::NamedTempFile;
 
 use receiver::{Authority, Connection, Receiver, eventually};
 
+mod proxies;
 mod receiver;
 mod settings;
 
@@ -150,7 +151,10 @@ fn failure(finished: &Finished) -> &Failure {
 
 #[tokio::test]
 async fn a_request_carries_everything_and_verifies_with_others_code() {
-    let sender = Sender::new();
+    carries_everything(&Sender::new()).await;
+}
+
+async fn carries_everything(sender: &Sender) {
     let receiver =
         sender.answering("HTTP/1.1 200 OK\r\nserver: me\r\nset-cookie: a=b\r\ncontent-length: 2\r\n\r\nok").await;
     let before = SystemTime::now();
@@ -597,6 +601,38 @@ async fn an_http2_stream_that_is_refused_is_not_sent_again() {
     let finished = sender.attempt_at(address).await;
     assert_eq!(failure(&finished).error, AttemptError::Broken);
     assert_eq!(*requests.lock().unwrap(), 1);
+    server.abort();
+}
+
+#[tokio::test]
+async fn names_at_one_address_share_no_connection_though_the_certificate_is_for_both() {
+    let sender = Sender::new();
+    let tls = sender.authority.server("*.example.com", &[b"h2"]);
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let all = asked.clone();
+    let server = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        for number in 1.. {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let (tls, asked) = (tls.clone(), all.clone());
+            connections.spawn(async move {
+                let mut connection = h2::server::handshake(tls.accept(tcp).await.unwrap()).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    asked.lock().unwrap().push((number, request.uri().host().unwrap().to_owned()));
+                    respond.send_response(http::Response::new(()), true).unwrap();
+                }
+            });
+        }
+    });
+    for host in ["a.example.com", "b.example.com", "a.example.com"] {
+        let finished = sender.attempter.attempt(sender.to(&format!("https://{host}:{}/", address.port()))).await;
+        assert_eq!(answer(&finished).status, 200);
+    }
+    // Each name is judged by itself: a connection that another has brought about is no way around that.
+    let expected = [(1, "a.example.com"), (2, "b.example.com"), (1, "a.example.com")];
+    assert_eq!(*asked.lock().unwrap(), expected.map(|(connection, host)| (connection, host.to_owned())));
     server.abort();
 }
 

@@ -149,6 +149,7 @@ pub(super) const ERRORS: filter::Kind = filter::Kind::Enum {
         ("CERTIFICATE_EXPIRED", 10),
         ("CERTIFICATE_NAME", 11),
         ("CERTIFICATE_UNTRUSTED", 12),
+        ("PROXY", 13),
     ],
 };
 

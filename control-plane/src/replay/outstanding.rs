@@ -152,9 +152,10 @@ mod tests {
             next = until;
             outstanding.step()
         };
-        assert_eq!([take(SOON, 50), take(SOON, 100), take(SOON, 200), take(SOON, 400), take(SOON, 500)], [
-            100, 200, 400, 500, 500
-        ]);
+        assert_eq!(
+            [take(SOON, 50), take(SOON, 100), take(SOON, 200), take(SOON, 400), take(SOON, 500)],
+            [100, 200, 400, 500, 500]
+        );
         assert_eq!([take(SOON * 3 / 2, 500), take(LATE, 500), take(LATE, 250)], [500, 250, 125]);
         assert_eq!(take(SOON, 1), 125, "of a small one it is not known");
         assert_eq!([take(LATE, 125), take(LATE, 62), take(LATE, 50)], [62, 50, 50]);

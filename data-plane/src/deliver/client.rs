@@ -19,7 +19,7 @@ use tower::{BoxError, Service};
 
 use super::answer;
 use super::attempt::Answer;
-use super::config::Settings;
+use super::config::{self, Settings};
 use super::egress::Guard;
 use super::failure::Shared;
 use super::request::Request;
@@ -52,6 +52,9 @@ pub enum Error {
     /// HTTP can't be set up.
     #[error("the HTTP client can't be set up")]
     Http(#[from] reqwest::Error),
+    /// A setting can't be used after all.
+    #[error(transparent)]
+    Setting(#[from] config::Error),
 }
 
 /// Sends requests. Clones share connections.
@@ -77,7 +80,7 @@ impl Client {
     /// Any [`Error`].
     pub fn new(settings: &Settings, guard: Guard, keys: Arc<MasterKeys>) -> Result<Self, Error> {
         let roots = Arc::new(roots(settings)?);
-        let shared = Sources::new(settings, &guard, tls(&roots)?.with_no_client_auth())?;
+        let shared = Sources::new(settings, &guard, &tls(&roots)?.with_no_client_auth())?;
         Ok(Self(Arc::new(Inner {
             settings: settings.clone(),
             guard,
@@ -113,7 +116,7 @@ impl Inner {
         let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes());
         let chain = chain.collect::<Result<_, _>>().map_err(|_| unusable())?;
         let tls = tls(&self.roots).and_then(|tls| tls.with_client_auth_cert(chain, key)).map_err(|_| unusable())?;
-        Sources::new(&self.settings, &self.guard, tls).map_err(|_| unusable())
+        Sources::new(&self.settings, &self.guard, &tls).map_err(|_| unusable())
     }
 }
 

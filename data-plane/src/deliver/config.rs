@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hookwire_proto::egress::Policy;
-use http::HeaderName;
+use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +64,65 @@ pub struct Egress {
     pub public: Vec<IpAddr>,
     /// Name servers that are asked for recipients' addresses, such as `["10.0.0.2:53"]`, at most 8. Those of the system by default.
     pub name_servers: Vec<SocketAddr>,
+    /// A proxy that all requests go through; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// Ports that are refused on every host: those that Hookwire itself listens on, where `allow` brings them within reach.
     pub refuse_ports: Vec<u16>,
+}
+
+/// A proxy between a node and recipients. It is told addresses that the egress guard has let through, and never sees more of a request
+/// over `https` than those.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proxy {
+    /// `http://{host}:{port}` for one that speaks HTTP CONNECT, also to recipients over `http`; `socks5://{host}:{port}` for SOCKS5. The
+    /// egress guard has nothing to do with where it is.
+    pub url: String,
+    /// The user's name, where it asks for one.
+    pub user: String,
+    /// File that holds the user's password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// Scheme of a proxy that speaks SOCKS5.
+pub(super) const SOCKS5: &str = "socks5";
+
+impl Proxy {
+    /// Where it is.
+    ///
+    /// # Errors
+    /// Says what to write instead.
+    pub(super) fn uri(&self) -> Result<Uri, Error> {
+        let uri: Option<Uri> = self.url.parse().ok();
+        let is_one = |uri: &Uri| {
+            let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+            matches!(uri.scheme_str(), Some("http" | SOCKS5))
+                && uri.port_u16().is_some_and(|port| port > 0)
+                && !authority.contains('@')
+                && uri.path_and_query().is_none_or(|path| path == "/")
+        };
+        uri.filter(is_one).ok_or_else(|| Error {
+            setting: "deliver.egress.proxy.url",
+            detail:
+                "write scheme, host and port, such as \"http://proxy.internal:3128\" or \"socks5://10.0.0.9:1080\"; \
+                     user and password_file say who we are"
+                    .to_owned(),
+        })
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        self.uri()?;
+        let goes_together = self.user.is_empty() == self.password_file.is_none();
+        if goes_together && self.user.len() <= 255 && !self.user.contains(':') {
+            return Ok(());
+        }
+        Err(Error {
+            setting: "deliver.egress.proxy.user",
+            detail: "goes with password_file: set both, or neither; at most 255 bytes without ':'".to_owned(),
+        })
+    }
 }
 
 /// A setting that can't work.
@@ -153,6 +210,15 @@ impl Settings {
             "deliver.egress.name_servers",
             "write at most 8 addresses with ports, such as [\"10.0.0.2:53\"]",
         )?;
+        if let Some(proxy) = &self.egress.proxy {
+            proxy.validate()?;
+            let bind = &self.egress.bind;
+            require(
+                bind.iter().all(IpAddr::is_ipv4) || bind.iter().all(IpAddr::is_ipv6),
+                "deliver.egress.bind",
+                "write addresses of one family, the proxy's: with deliver.egress.proxy they are what it is connected to from",
+            )?;
+        }
         let is_name = |name: &String| HeaderName::from_lowercase(name.as_bytes()).is_ok();
         require(
             self.kept_headers.len() <= MAX_KEPT_HEADERS && self.kept_headers.iter().all(is_name),
@@ -227,6 +293,27 @@ mod tests {
             let expected = if bind.is_empty() { "deliver.egress.public" } else { "deliver.egress.bind" };
             let refused = Settings { egress, ..Settings::default() }.validate().map_err(|error| error.setting);
             assert_eq!(refused, Err(expected));
+        }
+        for (url, user, file, expected) in [
+            ("proxy:3128", "", None, "deliver.egress.proxy.url"),
+            ("http://proxy", "", None, "deliver.egress.proxy.url"),
+            ("https://proxy:3128", "", None, "deliver.egress.proxy.url"),
+            ("http://me:hush@proxy:3128", "", None, "deliver.egress.proxy.url"),
+            ("http://proxy:3128/path", "", None, "deliver.egress.proxy.url"),
+            ("socks5://proxy:1080", "me", None, "deliver.egress.proxy.user"),
+            ("socks5://proxy:1080", "", Some("f"), "deliver.egress.proxy.user"),
+        ] {
+            let proxy = Some(Proxy { url: url.into(), user: user.into(), password_file: file.map(PathBuf::from) });
+            let refused = Settings { egress: Egress { proxy, ..Egress::default() }, ..Settings::default() }.validate();
+            assert_eq!(refused.map_err(|error| error.setting), Err(expected), "{url}");
+        }
+        for url in ["http://proxy.internal:3128", "socks5://10.0.0.9:1080", "http://[::1]:3128/"] {
+            let proxy = Some(Proxy { url: url.into(), ..Proxy::default() });
+            let bind = ["127.0.0.1", "::1"].map(address).to_vec();
+            let mut settings = Settings { egress: Egress { proxy, ..Egress::default() }, ..Settings::default() };
+            assert_eq!(settings.validate(), Ok(()), "{url}");
+            settings.egress.bind = bind;
+            assert_eq!(settings.validate().map_err(|error| error.setting), Err("deliver.egress.bind"));
         }
         let aging = Settings { attempt_timeout: seconds(30), connect_timeout: seconds(20), ..Settings::default() };
         assert_eq!(aging.validate().map_err(|error| error.setting), Err("deliver.connect_timeout"));

@@ -46,13 +46,16 @@ impl Guard {
         Self { policy, resolver }
     }
 
-    /// The addresses of a name. If one is refused, all are: whoever mixes public and private answers waits for the client
-    /// to choose the private one.
+    /// The addresses of a name, or the one that is written. If one is refused, all are: whoever mixes public and private answers
+    /// waits for the client to choose the private one.
     ///
     /// # Errors
     /// Any [`Error`].
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Error> {
-        let addresses = self.resolver.resolve(host).await.map_err(Error::Unresolved)?;
+        let addresses = match host.trim_matches(['[', ']']).parse() {
+            Ok(address) => vec![address],
+            Err(_) => self.resolver.resolve(host).await.map_err(Error::Unresolved)?,
+        };
         if addresses.is_empty() {
             return Err(Error::NoAddress);
         }
@@ -109,6 +112,13 @@ mod tests {
         for mixed in [["8.8.8.8", "10.0.0.1"], ["127.0.0.1", "8.8.8.8"], ["8.8.8.8", "::ffff:8.8.8.8"]] {
             let refused = guard(vec![Ok(addresses(&mixed))]).addresses("a.example").await;
             assert!(matches!(refused, Err(Error::Refused(Refusal::Address { .. }))), "{mixed:?}: {refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_is_judged_and_nobody_is_asked_for_it() {
+        for (host, passes) in [("8.8.8.8", true), ("[2606:4700::1111]", true), ("10.0.0.1", false), ("[::1]", false)] {
+            assert_eq!(guard(vec![]).addresses(host).await.is_ok(), passes, "{host}");
         }
     }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use hookwire_proto::egress::Refusal;
 use hookwire_proto::log::AttemptError;
+use hyper_util::client::legacy;
 use tower::timeout::error::Elapsed;
 
 use super::answer::truncate;
 use super::attempt::Failure;
-use super::{egress, oauth};
+use super::{egress, oauth, proxy};
 use crate::sign;
 
 /// How long a detail may be, in bytes.
@@ -49,6 +50,8 @@ pub fn classify(error: &(dyn StdError + Send + Sync + 'static)) -> Failure {
         AttemptError::CertificateName => ("the certificate is for another name", true),
         AttemptError::CertificateUntrusted => ("the certificate comes from no authority that is trusted", true),
         AttemptError::Token => ("no access token", true),
+        AttemptError::Proxy => ("the sender's proxy can't be reached", false),
+        AttemptError::Connect if has::<proxy::Error>(&chain).is_some() => ("no connection through the proxy", true),
         AttemptError::Connect => ("no connection", true),
         AttemptError::Protocol => ("the answer was not HTTP", true),
         _ => ("the connection broke before the answer was complete", true),
@@ -87,6 +90,9 @@ fn kind(chain: &[&(dyn StdError + 'static)]) -> AttemptError {
     if let Some(error) = has::<rustls::Error>(chain) {
         return tls(error);
     }
+    if let Some(proxy::Error::Unreachable(_)) = has(chain) {
+        return AttemptError::Proxy;
+    }
     if is_connect(chain) {
         return AttemptError::Connect;
     }
@@ -113,6 +119,7 @@ fn tls(error: &rustls::Error) -> AttemptError {
 
 fn is_connect(chain: &[&(dyn StdError + 'static)]) -> bool {
     has::<reqwest::Error>(chain).is_some_and(reqwest::Error::is_connect)
+        || has::<legacy::Error>(chain).is_some_and(legacy::Error::is_connect)
 }
 
 /// The outermost error of a type.

@@ -11,7 +11,8 @@
 //!   * [`request`]: the attempt as a signed request, [trace](crate::trace) context included
 //!   * [`egress`]: the guard where names become addresses, which a [`resolver`] knows
 //!   * [`oauth`]: access tokens, where the recipient asks for one
-//!   * [`client`]: sends it, with a certificate where the recipient asks for one, from the addresses of [`sources`]
+//!   * [`client`]: sends it, with a certificate where the recipient asks for one, from the addresses of [`sources`],
+//!     or through the operator's [`proxy`]
 //!   * [`answer`]: what is kept of an answer
 //!   * [`failure`]: why there is none
 //! * [`config`]: settings of attempts
@@ -46,6 +47,7 @@ mod ordered;
 #[cfg(test)]
 mod ordered_tests;
 mod partition;
+pub mod proxy;
 pub mod request;
 pub mod resolver;
 mod seen;

@@ -131,11 +131,11 @@ impl Tokens {
     }
 
     async fn fetch(&self, subscription: &str, client: &OAuthClient) -> Result<Token, Error> {
-        let unanswered = |error: &reqwest::Error| Error::Unanswered(classify(error));
-        let mut response = self.http.execute(self.request(subscription, client)?).await.map_err(|e| unanswered(&e))?;
+        let executed = self.http.execute(self.request(subscription, client)?).await;
+        let mut response = executed.map_err(|error| Error::Unanswered(classify(&*error)))?;
         // Wiped, and never moved to where there is more room.
         let mut body = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
-        while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| Error::Unanswered(classify(&error)))? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(Error::Unusable("is longer than 16 KiB"));
             }

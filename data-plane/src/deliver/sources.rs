@@ -1,4 +1,4 @@
-//! The addresses that requests come from: an HTTP client bound to each, used in turn.
+//! The addresses that requests come from: an HTTP client bound to each, used in turn. With a proxy, those that the proxy sees.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,10 +8,17 @@ use std::time::Duration;
 use reqwest::redirect;
 use rustls::ClientConfig;
 use tokio::time::timeout;
+use tower::BoxError;
 use url::{Host, Url};
 
 use super::config::Settings;
 use super::egress::Guard;
+use super::{client, proxy};
+
+/// An HTTP/2 connection whose other end is gone would take every attempt with it until it times out: so often it is asked, and it
+/// has so long to answer.
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// HTTP clients that differ in nothing but the address that they connect from. Clones share connections and turns.
 #[derive(Clone)]
@@ -19,7 +26,7 @@ pub struct Sources(Arc<Inner>);
 
 struct Inner {
     /// One that leaves the address to the system if none is set.
-    clients: Vec<(Option<IpAddr>, reqwest::Client)>,
+    clients: Vec<(Option<IpAddr>, Http)>,
     /// Whether there are addresses of both families, so that it matters which one a recipient has.
     mixed: bool,
     guard: Guard,
@@ -27,18 +34,31 @@ struct Inner {
     next: AtomicUsize,
 }
 
+/// How recipients are connected to.
+enum Http {
+    Directly(reqwest::Client),
+    Proxied(Box<proxy::Client>),
+}
+
 impl Sources {
     /// A client over this TLS for each address that is set, or one. HTTP/2 where the recipient speaks it.
     ///
     /// # Errors
-    /// HTTP can't be set up.
-    pub fn new(settings: &Settings, guard: &Guard, mut tls: ClientConfig) -> reqwest::Result<Self> {
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    /// HTTP can't be set up, or the proxy's password is not there.
+    pub fn new(settings: &Settings, guard: &Guard, tls: &ClientConfig) -> Result<Self, client::Error> {
         let bind = &settings.egress.bind;
         let sources = if bind.is_empty() { vec![None] } else { bind.iter().copied().map(Some).collect() };
-        let clients = sources.into_iter().map(|source| Ok((source, http(settings, guard, tls.clone(), source)?)));
+        let client = |source| -> Result<_, client::Error> {
+            Ok(match &settings.egress.proxy {
+                None => Http::Directly(http(settings, guard, tls.clone(), source)?),
+                Some(proxy) => {
+                    Http::Proxied(Box::new(proxy::Client::new(settings, proxy, guard, tls.clone(), source)?))
+                }
+            })
+        };
+        let clients = sources.into_iter().map(|source| Ok((source, client(source)?)));
         Ok(Self(Arc::new(Inner {
-            clients: clients.collect::<reqwest::Result<_>>()?,
+            clients: clients.collect::<Result<_, client::Error>>()?,
             mixed: bind.iter().any(IpAddr::is_ipv4) && bind.iter().any(IpAddr::is_ipv6),
             guard: guard.clone(),
             connect_timeout: settings.connect_timeout,
@@ -50,12 +70,15 @@ impl Sources {
     ///
     /// # Errors
     /// There is no answer.
-    pub async fn execute(&self, request: reqwest::Request) -> reqwest::Result<reqwest::Response> {
-        self.next(request.url()).await.execute(request).await
+    pub async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response, BoxError> {
+        match self.next(request.url()).await {
+            Http::Directly(client) => Ok(client.execute(request).await?),
+            Http::Proxied(client) => client.execute(request).await,
+        }
     }
 
     /// The next address's client: of a family that the recipient has, where there is a choice.
-    async fn next(&self, url: &Url) -> &reqwest::Client {
+    async fn next(&self, url: &Url) -> &Http {
         let Inner { clients, mixed, next, .. } = &*self.0;
         let families = if *mixed { self.families(url).await } else { Vec::new() };
         let turn = next.fetch_add(1, Ordering::Relaxed) % clients.len();
@@ -85,9 +108,10 @@ impl Sources {
 fn http(
     settings: &Settings,
     guard: &Guard,
-    tls: ClientConfig,
+    mut tls: ClientConfig,
     source: Option<IpAddr>,
 ) -> reqwest::Result<reqwest::Client> {
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(!settings.egress.allow_http)
@@ -104,8 +128,7 @@ fn http(
         .pool_idle_timeout(settings.idle_timeout)
         .pool_max_idle_per_host(settings.max_idle_connections)
         .tcp_nodelay(true)
-        // An HTTP/2 connection whose other end is gone would take every attempt with it until it times out.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .http2_keep_alive_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .build()
 }

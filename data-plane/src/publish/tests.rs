@@ -17,11 +17,14 @@ use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tonic::Code;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::{RpcStatusExt as _, StatusExt as _};
 
 use super::*;
+use crate::server;
 
 mod stream;
 
@@ -229,16 +232,22 @@ impl Node {
 
     /// Serves on a port, as long as the test lasts.
     async fn serve(&self) -> PublishServiceClient<Channel> {
-        let incoming = TcpIncoming::from(TcpListener::bind("127.0.0.1:0").await.unwrap()).with_nodelay(Some(true));
-        let address = incoming.local_addr().unwrap();
-        let server = Server::builder().add_service(self.service.clone().into_server());
-        tokio::spawn(server.serve_with_incoming(incoming));
-        PublishServiceClient::connect(format!("http://{address}")).await.unwrap()
+        let gate = Gate::default();
+        gate.open(self.service.clone());
+        PublishServiceClient::new(serve(gate).await)
     }
 
     async fn publish(&self, request: PublishMessagesRequest) -> Answer {
         self.call(&[("authorization", &format!("Bearer {KEY}"))], request).await
     }
+}
+
+/// Serves what is behind a gate, as a node does, as long as the test lasts.
+async fn serve(gate: Gate) -> Channel {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(server::serve(listener, None, gate, Settings::default().max_request_bytes, CancellationToken::new()));
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
 type Answer = Result<PublishMessagesResponse, Status>;
@@ -634,6 +643,31 @@ async fn a_node_that_is_not_ready_says_so() {
     let mut call = Request::new(PublishMessagesRequest { min_revision: 8, ..request([message("1")]) });
     call.metadata_mut().insert("authorization", format!("Bearer {KEY}").parse().unwrap());
     assert_eq!(refusal(service.publish_messages(call).await.map(Response::into_inner)), not_ready);
+}
+
+#[tokio::test]
+async fn a_node_that_has_not_begun_says_so_and_begins() {
+    let gate = Gate::default();
+    let channel = serve(gate.clone()).await;
+    let mut client = PublishServiceClient::new(channel.clone());
+    let mut health = HealthClient::new(channel);
+    let call = || {
+        let mut call = Request::new(request([message("1")]));
+        call.metadata_mut().insert("authorization", format!("Bearer {KEY}").parse().unwrap());
+        call
+    };
+    let mut changes = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let not_ready = (Code::Unavailable, "NOT_READY".to_owned());
+    assert_eq!(refusal(client.publish_messages(call()).await.map(Response::into_inner)), not_ready);
+    let stream = client.stream_messages(futures::stream::pending()).await;
+    assert_eq!(refusal(stream.map(|_| PublishMessagesResponse::default())), not_ready);
+    let status = changes.message().await.unwrap().unwrap().status();
+    assert_eq!(status, ServingStatus::NotServing);
+    let node = Node::new();
+    gate.open(node.service.clone());
+    let status = timeout(Duration::from_secs(20), changes.message()).await.unwrap().unwrap().unwrap().status();
+    assert_eq!(status, ServingStatus::Serving);
+    assert_eq!(client.publish_messages(call()).await.unwrap().into_inner().results.len(), 1);
 }
 
 #[tokio::test]
