@@ -2,6 +2,7 @@
 //!
 //! * `partition`: the owner of a partition and of its lanes · [`lane`]: a lane's rules, and [`backoff`]: how much its recipient can
 //!   take, pure · [`lanes`]: their settings
+//! * `tenants`: what one that has very many leaves to the others, pure
 //! * `ordered`: whose turn it is where a subscription asks for order, pure
 //! * [`body`]: bodies, read from `messages` where they are large
 //! * `make`: an attempt as a task, and what it says to the lane
@@ -56,6 +57,7 @@ pub mod sources;
 pub mod stack;
 #[cfg(test)]
 mod state_tests;
+mod tenants;
 #[cfg(test)]
 mod tests;
 

@@ -20,6 +20,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use hookwire_log::forward::{self, now_ms};
 use hookwire_log::{Finisher, Offset, Partition, Record, Topic, codec};
 use hookwire_proto::log::{DeadReason, DeliveryRecord};
+use hookwire_proto::name;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use super::make::Ended;
 use super::ordered::{Key, Ordered, Turn};
 use super::seen::Seen;
 use super::settle::Settled;
+use super::tenants::{Place, Tenants};
 use crate::cache::snapshot::Subscription;
 use crate::metrics::Share;
 use crate::stage::{ms, next, quarantine_reason, until};
@@ -48,6 +50,8 @@ const STALE_WAIT: Duration = Duration::from_millis(50);
 /// How often an owner looks whether it has read all that was there when it began, while ordered deliveries wait for that: what is
 /// finished is passed over and wakes nobody.
 const BEHIND_WAIT: Duration = Duration::from_millis(20);
+/// How far a partition may fall behind for a brisk lane ([`Settings::max_lag`]) while other tenants have deliveries there.
+const SHARED_LAG: Duration = Duration::from_millis(50);
 /// Lanes that are kept without a look at which of them are idle.
 const MANY_LANES: usize = 1_024;
 
@@ -63,13 +67,24 @@ struct Item {
     was_early: bool,
     /// Revision of the subscription that its attempt is made under.
     revision: i64,
+    /// Of its attempt, while that is young.
+    place: Option<Place>,
     /// Where it is in the order of its key, if it is ordered and has its turn.
     turn: Option<(Key, Turn)>,
 }
 
 impl Item {
     fn new(record: Record, delivery: DeliveryRecord) -> Self {
-        Self { record, delivery, is_first: false, has_come: false, was_early: false, revision: 0, turn: None }
+        Self {
+            record,
+            delivery,
+            is_first: false,
+            has_come: false,
+            was_early: false,
+            revision: 0,
+            place: None,
+            turn: None,
+        }
     }
 }
 
@@ -103,6 +118,7 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
         ends_at,
         reading: FuturesUnordered::new(),
         pings: Pings::default(),
+        tenants: Tenants::default(),
         seen: Seen::default(),
         held: 0,
         is_stale: false,
@@ -139,6 +155,7 @@ struct Owner {
     /// Those whose turn it is, on their way from `held`.
     reading: FuturesUnordered<BoxFuture<'static, ordered::Found>>,
     pings: Pings,
+    tenants: Tenants,
     seen: Seen,
     /// Deliveries in any of the above, or under way.
     held: usize,
@@ -212,7 +229,9 @@ impl Owner {
         match codec::decode_delivery(&record) {
             Ok(mut delivery) => {
                 self.held += 1;
-                delivery.due_time_ms = retry::by_our_clock(delivery.due_time_ms, record.time_ms, now_ms());
+                let now = now_ms();
+                delivery.due_time_ms = retry::by_our_clock(delivery.due_time_ms, record.time_ms, now);
+                self.tenants.came(name::tenant_of(&delivery.subscription).unwrap_or_default(), now);
                 self.come(Item::new(record, delivery));
             }
             Err(error) => {
@@ -277,7 +296,10 @@ impl Owner {
         if self.waiting.is_none()
             && let Some(until) = lane.brisk_until_ms(now)
         {
-            let until = until.min(item.record.time_ms.saturating_add(ms(self.node.settings.max_lag)));
+            let is_alone = self.tenants.is_alone(name::tenant_of(&subscription.name).unwrap_or_default(), now);
+            let max_lag = self.node.settings.max_lag;
+            let max_lag = if is_alone { max_lag } else { max_lag.min(SHARED_LAG) };
+            let until = until.min(item.record.time_ms.saturating_add(ms(max_lag)));
             if now < until {
                 self.waiting = Some((until, item));
                 return;
@@ -479,7 +501,8 @@ impl Owner {
         let paced = self.paced.first().map(|(at, _)| until(*at, now));
         let turn = self.ordered.due_ms().filter(|_| self.may_read()).map(|at| until(at, now));
         let behind = self.ordered.is_behind().then_some(BEHIND_WAIT);
-        [soon, waiting, stale, paced, turn, behind].into_iter().flatten().min()
+        let line = self.tenants.wake_ms().map(|at| until(at, now));
+        [soon, waiting, stale, paced, turn, behind, line].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self) {
@@ -498,6 +521,7 @@ impl Owner {
                 self.begin(&name);
             }
         }
+        self.begin_in_line();
         if let Some((_, item)) = self.waiting.take() {
             self.route(item);
         }

@@ -7,13 +7,14 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use hookwire_log::Topic;
 use hookwire_log::forward::now_ms;
-use hookwire_proto::config::{RateLimit, RetrySchedule, SubscriptionSettings};
+use hookwire_proto::config::{RateLimit, Resource, RetrySchedule, Subscription, SubscriptionSettings, resource};
 use hookwire_proto::log::{
     AttemptError, AttemptOutcome, BodyReference, DeadReason, DeliveryRecord, MessageRecord, Place,
     delivery_record::Body,
 };
 
 use super::lanes;
+use crate::cache::Snapshot;
 use crate::support::{Recipients, Reply, World, delivery, eventually, message, ms, subscription};
 
 /// A message of one subscription, by number, so that a script can tell them apart.
@@ -568,4 +569,38 @@ async fn a_subscriptions_own_schedule_replaces_the_nodes() {
     let (reason, dead) = &world.dead().await[0];
     assert_eq!((*reason, dead.attempt), (DeadReason::Exhausted, 2));
     assert!((before + 59_000..=now_ms() + 60_000).contains(&dead.deadline_ms), "{}", dead.deadline_ms);
+}
+
+#[tokio::test]
+async fn one_message_to_very_many_lets_other_tenants_through() {
+    const MANY: usize = 400;
+    let world = World::new(&[]);
+    let of = |tenant: &str, n: usize| format!("tenants/{tenant}/subscriptions/s{n}");
+    let names: Vec<_> = (0..MANY).map(|n| of("many", n)).chain([of("few", 0)]).collect();
+    let resources = names.iter().map(|name| {
+        let url = "https://example.com/".into();
+        let subscription =
+            Subscription { name: name.clone(), url, event_types: vec!["*".into()], ..Default::default() };
+        Resource { resource: Some(resource::Resource::Subscription(subscription)) }
+    });
+    world.snapshots.send_replace(Some(Arc::new(Snapshot::new(2, resources))));
+    let to = |subscription: &str, message: usize| DeliveryRecord {
+        delivery_id: hookwire_proto::name::delivery_id(&numbered(message), subscription, ""),
+        subscription: subscription.to_owned(),
+        ..delivery(&numbered(message), "a")
+    };
+    world.append(Topic::Deliveries, &to(&of("few", 0), 0)).await;
+    for n in 0..MANY {
+        world.append(Topic::Deliveries, &to(&of("many", n), 0)).await;
+    }
+    world.append(Topic::Deliveries, &to(&of("few", 0), 1)).await;
+    let recipients = Recipients::new(|_| Reply::Gated);
+    let running = world.deliver(&recipients);
+    eventually("all have begun", async || recipients.arrivals().len() == MANY + 2).await;
+    let others = recipients.arrivals().iter().rposition(|arrival| arrival.subscription == of("few", 0)).unwrap();
+    assert!(others < MANY / 2, "it came after {others}");
+    recipients.gate.add_permits(MANY + 2);
+    eventually("finished", async || finished(&world).await).await;
+    running.stop().await;
+    assert_eq!(recipients.arrivals().len(), MANY + 2, "each once");
 }

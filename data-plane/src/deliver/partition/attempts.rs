@@ -18,44 +18,68 @@ use crate::cache::snapshot::Subscription;
 use crate::stage::to_ms;
 
 impl Owner {
-    /// Begins what a lane allows.
+    /// Begins what a lane and its tenant allow.
     pub(super) fn begin(&mut self, name: &str) {
-        loop {
-            if !self.finisher.may_begin() {
-                self.is_stale |= self.lane(name).queued() > 0;
-                return;
+        while let Some((lane, _)) = self.lanes.get_key_value(name).filter(|(_, entry)| entry.lane.queued() > 0) {
+            let tenant = name::tenant_of(name).unwrap_or_default();
+            if !self.tenants.may_begin(tenant, now_ms()) {
+                return self.tenants.line_up(tenant, lane);
             }
-            let now = now_ms();
-            let Some(item) = self.lane(name).begin(now) else {
-                if let Some(at) = self.lane(name).paced_until_ms(now) {
-                    self.paced.insert((at, name.into()));
-                }
+            if !self.begin_next(name) {
                 return;
-            };
-            let snapshot = self.node.config.current();
-            if snapshot.as_ref().is_some_and(|snapshot| snapshot.is_cancelled(&item.delivery.replay)) {
-                self.lane(name).put_back(None);
-                self.settle(item, Settled::nothing());
-                continue;
-            }
-            let subscription = snapshot.and_then(|snapshot| snapshot.subscription(name).cloned());
-            let waits_since = subscription.as_ref().and_then(|subscription| subscription.waits_since);
-            match (subscription, waits_since) {
-                (Some(_), Some(revision)) if !item.delivery.ping => {
-                    self.lane(name).put_back(None);
-                    self.wait_for_state(item, revision);
-                }
-                (Some(subscription), _) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
-                (subscription, _) => {
-                    self.lane(name).put_back(None);
-                    self.dead(item, subscription.map_or(DeadReason::Deleted, |_| DeadReason::Expired));
-                }
             }
         }
     }
 
+    /// Lanes that stand in line begin one attempt each, while there are places for them.
+    pub(super) fn begin_in_line(&mut self) {
+        while let Some(name) = self.tenants.next_in_line(now_ms()) {
+            // What waited may have been deferred, and the lane dropped since.
+            if self.lanes.contains_key(&name) && self.begin_next(&name) && self.lane(&name).queued() > 0 {
+                self.tenants.line_up(name::tenant_of(&name).unwrap_or_default(), &name);
+            }
+        }
+    }
+
+    /// Begins the next attempt of a lane, or does what is to be done with the delivery instead. Whether there may be another.
+    fn begin_next(&mut self, name: &str) -> bool {
+        if !self.finisher.may_begin() {
+            self.is_stale |= self.lane(name).queued() > 0;
+            return false;
+        }
+        let now = now_ms();
+        let Some(item) = self.lane(name).begin(now) else {
+            if let Some(at) = self.lane(name).paced_until_ms(now) {
+                self.paced.insert((at, name.into()));
+            }
+            return false;
+        };
+        let snapshot = self.node.config.current();
+        if snapshot.as_ref().is_some_and(|snapshot| snapshot.is_cancelled(&item.delivery.replay)) {
+            self.lane(name).put_back(None);
+            self.settle(item, Settled::nothing());
+            return true;
+        }
+        let subscription = snapshot.and_then(|snapshot| snapshot.subscription(name).cloned());
+        let waits_since = subscription.as_ref().and_then(|subscription| subscription.waits_since);
+        match (subscription, waits_since) {
+            (Some(_), Some(revision)) if !item.delivery.ping => {
+                self.lane(name).put_back(None);
+                self.wait_for_state(item, revision);
+            }
+            (Some(subscription), _) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
+            (subscription, _) => {
+                self.lane(name).put_back(None);
+                self.dead(item, subscription.map_or(DeadReason::Deleted, |_| DeadReason::Expired));
+            }
+        }
+        true
+    }
+
     pub(super) fn attempt(&mut self, mut item: Item, subscription: Arc<Subscription>) {
         item.revision = subscription.revision;
+        let tenant = name::tenant_of(&subscription.name).unwrap_or_default();
+        item.place = Some(self.tenants.begin(tenant, now_ms()));
         let (node, finisher, revoked) = (self.node.clone(), self.finisher.clone(), self.revoked.clone());
         let id = name::new_attempt_id();
         self.attempts.spawn(async move {
@@ -71,7 +95,10 @@ impl Owner {
         });
     }
 
-    pub(super) fn on_ended(&mut self, item: Item, id: &str, ended: Ended) {
+    pub(super) fn on_ended(&mut self, mut item: Item, id: &str, ended: Ended) {
+        if let Some(place) = item.place.take() {
+            self.tenants.ended(place);
+        }
         if item.delivery.ping {
             return self.ping_ended(item, id, ended);
         }
@@ -102,6 +129,7 @@ impl Owner {
             }
         }
         self.begin(&name);
+        self.begin_in_line();
         if let Some((_, item)) = self.waiting.take() {
             self.route(item);
         }
