@@ -121,8 +121,11 @@ impl Tenants {
         None
     }
 
-    /// When there is a place again for those in line, if no attempt ends before.
+    /// When there is a place for those in line, if no attempt ends before; that may be now.
     pub fn wake_ms(&self) -> Option<i64> {
+        if self.lines.iter().any(|tenant| self.tenants[tenant].young < PLACES) {
+            return Some(i64::MIN);
+        }
         let (_, until_ms) = self.young.first_key_value().filter(|_| !self.lines.is_empty())?.1;
         Some(*until_ms)
     }
@@ -219,6 +222,16 @@ mod tests {
         let turns: Vec<_> = std::iter::from_fn(|| tenants.next_in_line(YOUNG_MS)).collect();
         assert_eq!(turns, [lane(1), lane(2), lane(0)]);
         assert!(tenants.may_begin("a", YOUNG_MS));
+    }
+
+    #[test]
+    fn places_that_another_tenant_has_found_to_be_free_are_not_forgotten() {
+        let (mut tenants, _) = full();
+        tenants.line_up("a", &lane(0));
+        assert_eq!(tenants.wake_ms(), Some(YOUNG_MS));
+        assert!(tenants.may_begin("b", YOUNG_MS));
+        assert!(tenants.wake_ms().is_some_and(|at_ms| at_ms <= YOUNG_MS));
+        assert_eq!((tenants.next_in_line(YOUNG_MS), tenants.wake_ms()), (Some(lane(0)), None));
     }
 
     #[test]
