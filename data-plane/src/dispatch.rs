@@ -1,7 +1,8 @@
 //! Dispatch: one message of `messages`, one snapshot, one delivery for each subscription that matches.
 //!
-//! Many messages are under way at a time, and a large fan-out takes its turn in chunks, so that it lets the others
-//! through. Messages of one ordering key take turns as wholes: for each subscription, their deliveries are appended in the
+//! Many messages are under way at a time, tenants have turns, and a large fan-out takes its turn in chunks, so that it lets the others
+//! through. So that a tenant's very many messages let them through as well, more is read than is under way ([`backlog`]).
+//! Messages of one ordering key take turns as wholes: for each subscription, their deliveries are appended in the
 //! order of the messages, and where one of them asks for that order, the next has its turn only when they are durable: what is
 //! appended again could be behind it. A message that was published before is dropped here, and only here ([`dedup`]).
 
@@ -12,12 +13,15 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hookwire_log::forward::{self, now_ms};
+use hookwire_log::offsets::MAX_RUNS;
 use hookwire_log::{Appended, ConsumerOptions, Finisher, Log, Offset, Partition, Record, Topic, codec};
 use hookwire_proto::log::{DeliveryRecord, MessageIndexRecord, MessageRecord, Place, QuarantineReason};
 use hookwire_proto::{body, name};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use self::backlog::{Backlog, Next, ReadAhead};
+use self::turns::Turns;
 use crate::cache::snapshot::Subscription;
 use crate::cache::{Config, Snapshot};
 use crate::dedup::{self, Ids, Telling};
@@ -27,8 +31,10 @@ use crate::retry::schedule::Schedule;
 use crate::stage::{self, InvalidSetting, from_ms, next, quarantine_reason, to_ms};
 use crate::{attempts, retry};
 
+mod backlog;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 /// How often it is said that the configuration lags behind a message.
 const LAGGING_EVERY: Duration = Duration::from_secs(10);
@@ -37,8 +43,11 @@ const LAGGING_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Messages of a partition that are under way at a time.
+    /// Messages of a partition that are under way at a time; of a tenant, half of them.
     pub max_messages: usize,
+    /// Messages that the node reads beyond those, so that others are found behind a tenant's very many, in bytes: beyond that, they stand
+    /// behind them.
+    pub read_ahead_bytes: usize,
     /// Deliveries of a message that are appended before other messages get their turn.
     pub chunk: usize,
     /// Deliveries of a partition that are appended and not yet acknowledged, at most (a chunk may exceed it).
@@ -49,7 +58,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_messages: 256, chunk: 500, max_appends: 1_000, repeats: dedup::Settings::default() }
+        Self {
+            max_messages: 512,
+            read_ahead_bytes: 128 * 1024 * 1024,
+            chunk: 500,
+            max_appends: 1_000,
+            repeats: dedup::Settings::default(),
+        }
     }
 }
 
@@ -60,8 +75,8 @@ impl Settings {
     /// Names the setting and says what to write instead.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         let wrong = |setting, detail| Err(InvalidSetting { setting, detail });
-        if !(1..=hookwire_log::offsets::MAX_UNFINISHED).contains(&self.max_messages) {
-            return wrong("dispatch.max_messages", "must be 1 to 1024: what a commit can say is unfinished");
+        if !(1..=MAX_RUNS).contains(&self.max_messages) {
+            return wrong("dispatch.max_messages", "must be 1 to 1024: as many runs of offsets as a commit can name");
         }
         if self.chunk == 0 || self.max_appends == 0 {
             return wrong("dispatch.chunk", "must be at least 1, and so must dispatch.max_appends");
@@ -99,13 +114,14 @@ pub async fn run(dispatch: Dispatch, shutdown: CancellationToken) -> Result<(), 
     }
     let dispatch = Arc::new(dispatch);
     let (log, groups) = (dispatch.log.clone(), dispatch.metrics.groups().clone());
-    let options = ConsumerOptions::default();
+    let (options, read_ahead) = (ConsumerOptions::default(), ReadAhead::default());
     stage::run("dispatch", &log, &[Topic::Messages], options, &groups, &shutdown, |partition| {
         let (dispatch, held) = (dispatch.clone(), dispatch.owned.hold(&log, &partition));
+        let backlog = Backlog::new(read_ahead.clone(), dispatch.settings.max_messages);
         held.during(async move {
             let ids = Ids::load(&dispatch.log, &dispatch.settings.repeats, &partition).await;
             if let Some(ids) = ids {
-                Worker::new(dispatch, partition.finisher(), ids).run(partition).await;
+                Worker::new(dispatch, partition.finisher(), ids, backlog).run(partition).await;
             }
         })
     })
@@ -118,10 +134,12 @@ struct Worker {
     finisher: Finisher,
     /// What lower offsets hold, so that repeats are noticed.
     ids: Ids,
-    /// Taken and not finished.
+    /// Taken, and not begun.
+    backlog: Backlog,
+    /// Begun, and not finished.
     open: HashMap<Offset, Open>,
-    /// Messages with deliveries to append, in turn.
-    turns: VecDeque<FanOut>,
+    /// Those with deliveries to append.
+    turns: Turns<FanOut>,
     /// Messages of an ordering key that wait for the one of that key that takes turns.
     behind: HashMap<String, VecDeque<FanOut>>,
     steps: FuturesUnordered<BoxFuture<'static, Step>>,
@@ -132,6 +150,7 @@ struct Worker {
 /// A message under way.
 struct Open {
     record: Record,
+    tenant: Arc<str>,
     index: MessageIndexRecord,
     /// Chunks that are appended and not acknowledged.
     chunks: usize,
@@ -146,6 +165,7 @@ struct Open {
 /// What of a message is still to be appended.
 struct FanOut {
     offset: Offset,
+    tenant: Arc<str>,
     /// The tenant's ordering key; `None` if the message has none.
     key: Option<String>,
     message: String,
@@ -169,17 +189,15 @@ enum Step {
     Told(Offset, Result<Appended, hookwire_log::Error>),
 }
 
-/// A message, and a snapshot that it may be matched against.
-type Matchable = (Record, MessageRecord, Arc<Snapshot>);
-
 impl Worker {
-    fn new(dispatch: Arc<Dispatch>, finisher: Finisher, ids: Ids) -> Self {
+    fn new(dispatch: Arc<Dispatch>, finisher: Finisher, ids: Ids, backlog: Backlog) -> Self {
         Self {
             dispatch,
             finisher,
             ids,
+            backlog,
             open: HashMap::new(),
-            turns: VecDeque::new(),
+            turns: Turns::default(),
             behind: HashMap::new(),
             steps: FuturesUnordered::new(),
             appends: 0,
@@ -187,17 +205,18 @@ impl Worker {
     }
 
     async fn run(mut self, mut partition: Partition) {
-        let mut reaching: Option<BoxFuture<'static, Matchable>> = None;
+        let mut reaching: Option<BoxFuture<'static, (Record, MessageRecord)>> = None;
         loop {
+            self.begin_messages();
             self.append_chunks();
-            let reading = reaching.is_none() && self.open.len() < self.dispatch.settings.max_messages;
+            let reading = reaching.is_none() && self.may_read();
             let waiting = reaching.is_some();
             tokio::select! {
                 biased;
                 Some(step) = self.steps.next() => self.on(step),
-                (record, message, snapshot) = async { reaching.as_mut().expect("guarded").await }, if waiting => {
+                (record, message) = async { reaching.as_mut().expect("guarded").await }, if waiting => {
                     reaching = None;
-                    self.fan_out(record, message, &snapshot);
+                    self.backlog.push(record, message);
                 }
                 record = next(&mut partition, reading) => match record {
                     Some(record) => reaching = self.take(record),
@@ -217,8 +236,13 @@ impl Worker {
         }
     }
 
+    /// Whether the next message may be taken. What stands behind it and is finished before it must have a name in a commit.
+    fn may_read(&self) -> bool {
+        self.backlog.has_room(self.dispatch.settings.read_ahead_bytes) && self.finisher.runs() <= MAX_RUNS / 2
+    }
+
     /// Takes a message; what is returned is to be waited for before the next is taken.
-    fn take(&mut self, record: Record) -> Option<BoxFuture<'static, Matchable>> {
+    fn take(&mut self, record: Record) -> Option<BoxFuture<'static, (Record, MessageRecord)>> {
         let message = match codec::decode_message(&record) {
             Ok(message) => message,
             Err(error) => {
@@ -243,10 +267,20 @@ impl Worker {
         }
         match self.dispatch.config.current() {
             Some(snapshot) if snapshot.revision() >= message.revision => {
-                self.fan_out(record, message, &snapshot);
+                self.backlog.push(record, message);
                 None
             }
             _ => Some(Box::pin(reach(self.dispatch.config.clone(), record, message))),
+        }
+    }
+
+    /// Begins messages whose turn it is, as many as may be under way.
+    fn begin_messages(&mut self) {
+        let Some(snapshot) = self.dispatch.config.current() else { return };
+        while self.open.len() < self.dispatch.settings.max_messages
+            && let Some(next) = self.backlog.begin()
+        {
+            self.fan_out(next, &snapshot);
         }
     }
 
@@ -260,7 +294,8 @@ impl Worker {
     }
 
     /// Matches a message and gives it its turns.
-    fn fan_out(&mut self, record: Record, message: MessageRecord, snapshot: &Snapshot) {
+    fn fan_out(&mut self, next: Next, snapshot: &Snapshot) {
+        let Next { tenant, record, message } = next;
         let subscriptions = snapshot.matching(&message.tenant, &message.event_type);
         let place = Place {
             generation: self.dispatch.log.layout().generation,
@@ -276,28 +311,34 @@ impl Worker {
             matched: i32::try_from(subscriptions.len()).unwrap_or(i32::MAX),
         };
         let offset = record.offset;
-        self.open.insert(offset, Open { record, index, chunks: 0, complete: false, key: None, refused: None });
+        let of = tenant.clone();
+        self.open
+            .insert(offset, Open { record, tenant: of, index, chunks: 0, complete: false, key: None, refused: None });
         let key = (!message.ordering_key.is_empty()).then(|| format!("{}\n{}", message.tenant, message.ordering_key));
         let name = format!("{}/messages/{}", message.tenant, message.message_id);
         let expire_time_ms = message.expire_time_ms;
         let delivery = delivery(&self.dispatch.schedule, place, message, snapshot.revision());
-        let fan_out = FanOut { offset, key, message: name, delivery, expire_time_ms, subscriptions, done: 0 };
+        let fan_out = FanOut { offset, tenant, key, message: name, delivery, expire_time_ms, subscriptions, done: 0 };
         match &fan_out.key {
             Some(key) => match self.behind.get_mut(key) {
                 Some(behind) => behind.push_back(fan_out),
                 None => {
                     self.behind.insert(key.clone(), VecDeque::new());
-                    self.turns.push_back(fan_out);
+                    self.has_turns(fan_out);
                 }
             },
-            None => self.turns.push_back(fan_out),
+            None => self.has_turns(fan_out),
         }
     }
 
-    /// Appends the next chunks, a message each in turn, as many as may be under way.
+    fn has_turns(&mut self, fan_out: FanOut) {
+        self.turns.push(&fan_out.tenant.clone(), fan_out);
+    }
+
+    /// Appends the next chunks, of the tenants one each in turn, and so of a tenant's messages; as many as may be under way.
     fn append_chunks(&mut self) {
         while self.appends < self.dispatch.settings.max_appends
-            && let Some(mut fan_out) = self.turns.pop_front()
+            && let Some(mut fan_out) = self.turns.pop(|_| true)
         {
             let open = self.open.get_mut(&fan_out.offset).expect("open until its last chunk is acknowledged");
             let end = fan_out.subscriptions.len().min(fan_out.done + self.dispatch.settings.chunk);
@@ -331,7 +372,7 @@ impl Worker {
             open.chunks += 1;
             fan_out.done = end;
             if fan_out.done < fan_out.subscriptions.len() {
-                self.turns.push_back(fan_out);
+                self.has_turns(fan_out);
                 continue;
             }
             open.complete = true;
@@ -349,7 +390,7 @@ impl Worker {
     /// The next message of an ordering key takes turns.
     fn next_of(&mut self, key: &str) {
         match self.behind.get_mut(key).and_then(VecDeque::pop_front) {
-            Some(next) => self.turns.push_back(next),
+            Some(next) => self.has_turns(next),
             None => drop(self.behind.remove(key)),
         }
     }
@@ -369,11 +410,18 @@ impl Worker {
                 }
             }
             Step::Finished(offset) => {
-                self.open.remove(&offset);
+                self.ended(offset);
                 self.finisher.finish(offset);
             }
-            Step::Abandoned(offset) => drop(self.open.remove(&offset)),
+            Step::Abandoned(offset) => self.ended(offset),
             Step::Told(next, result) => self.ids.told(next, result),
+        }
+    }
+
+    /// A message is under way no more, if it was: what can't be decoded never is.
+    fn ended(&mut self, offset: Offset) {
+        if let Some(open) = self.open.remove(&offset) {
+            self.backlog.ended(&open.tenant);
         }
     }
 
@@ -396,10 +444,10 @@ impl Worker {
 
 /// Waits until the configuration has what the message was accepted under, for as long as it takes: matched against less,
 /// it might miss a subscription, and that webhook would be lost.
-async fn reach(config: Config, record: Record, message: MessageRecord) -> Matchable {
+async fn reach(config: Config, record: Record, message: MessageRecord) -> (Record, MessageRecord) {
     loop {
         match tokio::time::timeout(LAGGING_EVERY, config.reached(message.revision)).await {
-            Ok(Some(snapshot)) => return (record, message, snapshot),
+            Ok(Some(_)) => return (record, message),
             // Nobody sets it any more, so the process is ending, and the partition is about to be revoked.
             Ok(None) => std::future::pending().await,
             Err(_) => tracing::error!(

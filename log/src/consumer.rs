@@ -118,11 +118,6 @@ impl Partition {
         Finisher(self.shared.clone())
     }
 
-    /// How many records are taken and not finished.
-    pub fn unfinished(&self) -> usize {
-        self.shared.offsets().unfinished()
-    }
-
     /// Whether something new may be begun: the partition is not revoked, and the last successful commit is younger than half
     /// the session timeout, so that nobody else owns it.
     pub fn may_begin(&self) -> bool {
@@ -157,8 +152,13 @@ impl Finisher {
     }
 
     /// The first offset that is not finished, and how many are not finished below `next`.
-    pub fn unfinished_up_to(&self, next: Offset) -> (Offset, usize) {
+    pub fn unfinished_up_to(&self, next: Offset) -> (Offset, u64) {
         self.0.offsets().unfinished_up_to(next)
+    }
+
+    /// How many runs of offsets are not finished, of at most [`MAX_RUNS`](crate::offsets::MAX_RUNS) that a commit can name.
+    pub fn runs(&self) -> usize {
+        self.0.offsets().runs()
     }
 
     /// Whether every record below this offset has been taken from the [`Partition`], if it was not finished before.

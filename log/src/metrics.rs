@@ -192,7 +192,7 @@ async fn oldest_age_s(
     finisher: &Finisher,
     bounds: Bounds,
 ) -> Result<(i64, i64), Error> {
-    let (first, unfinished): (Offset, _) = finisher.unfinished_up_to(bounds.next);
+    let (first, unfinished): (Offset, u64) = finisher.unfinished_up_to(bounds.next);
     if unfinished == 0 {
         return Ok((0, 0));
     }

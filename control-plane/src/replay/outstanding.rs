@@ -133,7 +133,7 @@ mod tests {
             let from = steps * 100;
             outstanding.add(appended(0, from..from + 50), now);
             // The last ten of each are left.
-            let unfinished: Vec<_> = (0..=from).step_by(100).flat_map(|from| from + 40..from + 50).collect();
+            let unfinished = (0..=from).step_by(100).map(|from| from + 40..from + 50).collect();
             let committed = Committed { next: 40, horizon: from + 50, unfinished };
             outstanding.committed(0, &committed, now + SOON * 2 - Duration::from_millis(1));
             steps += 1;

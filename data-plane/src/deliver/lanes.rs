@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hookwire_log::offsets::MAX_UNFINISHED;
+use hookwire_log::offsets::MAX_RUNS;
 use serde::{Deserialize, Serialize};
 
 use crate::stage::InvalidSetting;
@@ -14,7 +14,7 @@ use crate::stage::InvalidSetting;
 pub struct Settings {
     /// Deliveries of a subscription that wait in memory for their turn; what comes on top is deferred.
     pub queue: usize,
-    /// Deliveries of a partition that are taken and not finished. At most 1,024: what a commit can name.
+    /// Deliveries of a partition that are taken and not finished. At most 1,024: as many runs of offsets as a commit can name.
     pub max_unfinished: usize,
     /// How far a partition may fall behind because it waits for the lane of a recipient who is fast, but has more to do than
     /// fits into its queue. Beyond that, as for slow recipients at once, deliveries are deferred. `0s`: never wait.
@@ -37,7 +37,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             queue: 64,
-            max_unfinished: MAX_UNFINISHED,
+            max_unfinished: MAX_RUNS,
             max_lag: Duration::from_secs(1),
             max_deferral: Duration::from_secs(30 * 60),
             max_backlog: 10_000_000,
@@ -54,7 +54,7 @@ impl Settings {
     /// Names the setting and says what to write instead.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         let wrong = |setting, detail| Err(InvalidSetting { setting, detail });
-        if !(16..=MAX_UNFINISHED).contains(&self.max_unfinished) {
+        if !(16..=MAX_RUNS).contains(&self.max_unfinished) {
             return wrong("lanes.max_unfinished", "must be 16 to 1024");
         }
         if self.queue == 0 || self.queue > self.max_held() {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use hookwire_log::{Log as _, NewRecord};
 use hookwire_proto::body::MAX_INLINE_BYTES;
+use hookwire_proto::config;
 use hookwire_proto::log::{QuarantineReason, delivery_record::Body};
 
 use super::*;
@@ -73,6 +74,68 @@ async fn a_fan_out_to_a_thousand_lets_others_through() {
     assert_eq!((deliveries.len(), distinct.len()), (2_000, 2_000));
     let begun = deliveries.iter().position(|delivery| delivery.message_id == "second").unwrap();
     assert!(begun < 1_000, "the second waited for all of the first");
+}
+
+/// Two tenants, with so many subscriptions to everything each.
+fn many_and_few(world: &World, many: usize, few: usize) {
+    let names = (0..many).map(|n| format!("tenants/many/subscriptions/s{n}"));
+    let resources = names.chain((0..few).map(|n| format!("tenants/few/subscriptions/s{n}"))).map(|name| {
+        let url = "https://example.com/".into();
+        let subscription = config::Subscription { name, url, event_types: vec!["*".into()], ..Default::default() };
+        config::Resource { resource: Some(config::resource::Resource::Subscription(subscription)) }
+    });
+    world.snapshots.send_replace(Some(Arc::new(Snapshot::new(2, resources))));
+}
+
+/// Appends so many messages of the one tenant, and behind them one of the other.
+async fn publish_many_and_few(world: &World, messages: usize) {
+    let of_many = |n| MessageRecord { tenant: "tenants/many".into(), ..message(&format!("m{n}")) };
+    join_all((0..messages).map(|n| world.publish(of_many(n)))).await;
+    world.publish(MessageRecord { tenant: "tenants/few".into(), ..message("few") }).await;
+}
+
+/// How many deliveries were appended before the first of the other tenant, once there is one.
+async fn before_few(world: &World) -> usize {
+    let first = async || {
+        let deliveries = world.deliveries(Topic::Deliveries).await;
+        deliveries.iter().position(|delivery| delivery.message_id == "few")
+    };
+    eventually("the other's is there", async || first().await.is_some()).await;
+    first().await.unwrap()
+}
+
+#[tokio::test]
+async fn very_many_messages_of_a_tenant_let_others_through_and_each_is_dispatched_once() {
+    const MANY: usize = 400;
+    let world = World::new(&[]);
+    many_and_few(&world, 1, 1);
+    publish_many_and_few(&world, MANY).await;
+    let settings = Settings { max_messages: 2, ..Settings::default() };
+    let running = world.dispatch_with(settings.clone());
+    let before = before_few(&world).await;
+    assert!(before < MANY / 2, "it came after {before}");
+    // The next owner knows what was finished beyond the many that were not.
+    running.stop().await;
+    assert!(!world.is_finished("dispatch", Topic::Messages).await, "all were dispatched too soon");
+    let running = world.dispatch_with(settings);
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    let mut messages: Vec<_> = world.deliveries(Topic::Deliveries).await.into_iter().map(|d| d.message_id).collect();
+    messages.remove(before);
+    assert_eq!(messages, (0..MANY).map(|n| format!("m{n}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn large_fan_outs_of_a_tenant_let_others_through() {
+    let world = World::new(&[]);
+    many_and_few(&world, 400, 1);
+    publish_many_and_few(&world, 20).await;
+    let running = world.dispatch_with(Settings { chunk: 50, max_appends: 50, ..Settings::default() });
+    let before = before_few(&world).await;
+    assert!(before < 500, "it came after {before}");
+    eventually("finished", async || world.is_finished("dispatch", Topic::Messages).await).await;
+    running.stop().await;
+    assert_eq!(world.deliveries(Topic::Deliveries).await.len(), 20 * 400 + 1);
 }
 
 #[tokio::test]

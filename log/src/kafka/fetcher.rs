@@ -5,6 +5,7 @@
 //! one partition that is drained must not hold up the others. So the member owns and commits, and this one reads.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -270,8 +271,9 @@ impl Fetcher {
 /// How many of the offsets from `from` up to `to` were not finished.
 fn count_lost(committed: &Committed, from: Offset, to: Offset) -> u64 {
     let never_seen = to.saturating_sub(from.max(committed.horizon)).max(0).unsigned_abs();
-    let unfinished = committed.unfinished.iter().filter(|offset| (from..to.min(committed.horizon)).contains(offset));
-    never_seen + u64::try_from(unfinished.count()).unwrap_or_default()
+    let seen = from..to.min(committed.horizon);
+    let lost = |run: &Range<Offset>| run.end.min(seen.end).saturating_sub(run.start.max(seen.start)).max(0);
+    never_seen + committed.unfinished.iter().map(|run| lost(run).unsigned_abs()).sum::<u64>()
 }
 
 /// A list of partitions as librdkafka has it.
@@ -311,7 +313,7 @@ mod tests {
 
     #[test]
     fn only_what_was_not_finished_is_lost() {
-        let committed = Committed { next: 10, horizon: 20, unfinished: vec![10, 15, 19] };
+        let committed = Committed { next: 10, horizon: 20, unfinished: [10..11, 15..16, 19..20].into_iter().collect() };
         assert_eq!(count_lost(&committed, 10, 30), 13);
         assert_eq!(count_lost(&committed, 12, 18), 1);
         assert_eq!(count_lost(&Committed::at(5), 5, 9), 4);
