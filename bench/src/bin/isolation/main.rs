@@ -29,12 +29,13 @@ use hookwire_tests::wait_until;
 
 mod load;
 mod receive;
+mod stages;
 
 use load::{Burst, Steady};
 use receive::{Group, Receiver, Seen};
 
 /// Measures isolation.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 struct Arguments {
     /// What troubles others
     #[arg(required_unless_present = "receiver")]
@@ -63,6 +64,9 @@ struct Arguments {
     /// Length of a payload in bytes
     #[arg(long, default_value_t = 1_024)]
     bytes: usize,
+    /// Says after each run how long messages took from stage to stage
+    #[arg(long)]
+    stages: bool,
     /// Is the recipients; for the benchmark itself
     #[arg(long, hide = true)]
     receiver: bool,
@@ -84,6 +88,8 @@ enum Scenario {
 
 /// Recipients of a run.
 const RECIPIENTS: usize = 100;
+/// Messages that a broker has to have seen before it is warm.
+const WARM_BURST: usize = 100_000;
 /// Longer than any run takes.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -94,7 +100,9 @@ async fn main() -> Result<()> {
         return receive::run().await;
     }
     let scenario = arguments.scenario.context("a scenario")?;
-    // A broker that was just started is slow for a while: what this run shows is thrown away.
+    // A broker that was just started compiles itself for a while, which takes more than all the rest: what these runs show is thrown away.
+    let burst = Arguments { burst: arguments.burst.max(WARM_BURST), ..arguments.clone() };
+    run(&burst, Scenario::TroubledBurst, false).await?;
     run(&arguments, scenario, false).await?;
     let (mut quiet, mut noisy) = (Vec::new(), Vec::new());
     for pair in 0..arguments.pairs {
@@ -162,7 +170,7 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
     let recipients: Vec<_> = (0..RECIPIENTS).map(|n| (receiver.url(n, group(n)), format!("type.n{n}"))).collect();
     let tenant = new_tenant(&api, &recipients).await?;
     let revision = subscribe(&api, &tenant, &recipients).await?;
-    let load = load::To { nodes, tenant, revision, types: recipients.len(), bytes: arguments.bytes };
+    let load = load::To { nodes, tenant: tenant.clone(), revision, types: recipients.len(), bytes: arguments.bytes };
     let disturbance = disturbance(arguments, scenario, &mut cluster, &receiver, &load).await?;
 
     // Connections, code and caches are warm before anything counts.
@@ -196,6 +204,11 @@ async fn run(arguments: &Arguments, scenario: Scenario, is_noisy: bool) -> Resul
     // As many go to each; the rest goes to the first.
     let expected = (0..well).map(|n| published / RECIPIENTS + usize::from(n < published % RECIPIENTS)).sum();
     receiver.wait_for(expected, PATIENCE).await?;
+    if arguments.stages {
+        let log = cluster.open_log().await?;
+        stages::tell(&*log, &tenant).await?;
+        log.close().await;
+    }
     Ok(receiver.seen().await?.into())
 }
 
