@@ -1,7 +1,7 @@
 //! Dispatch: one message of `messages`, one snapshot, one delivery for each subscription that matches.
 //!
 //! Many messages are under way at a time, tenants have turns, and a large fan-out takes its turn in chunks, so that it lets the others
-//! through. So that a tenant's very many messages let them through as well, more is read than is under way ([`backlog`]).
+//! through. So that a tenant's very many messages let them through as well, more is read than is under way (`backlog`).
 //! Messages of one ordering key take turns as wholes: for each subscription, their deliveries are appended in the
 //! order of the messages, and where one of them asks for that order, the next has its turn only when they are durable: what is
 //! appended again could be behind it. A message that was published before is dropped here, and only here ([`dedup`]).

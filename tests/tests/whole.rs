@@ -1,0 +1,33 @@
+//! Tests of the whole system, a file for each question. One program, so that they are linked once and wait side by side;
+//! `brokers` needs the machine for itself and is another.
+
+mod administer;
+mod bad_input;
+mod clock;
+mod crash;
+mod descriptors;
+mod egress;
+mod fan_out;
+mod handover;
+mod held;
+mod log_away;
+mod metrics;
+mod operations;
+mod ordered;
+mod outage;
+mod payloads;
+mod ping;
+mod publishing;
+mod rate;
+mod readme;
+mod repeats;
+mod replay;
+mod replicas;
+mod retries;
+mod revision;
+mod roles;
+mod rules;
+mod secrecy;
+mod states;
+mod support;
+mod traces;
