@@ -17,10 +17,6 @@ mod telemetry;
 mod topics;
 mod traces;
 
-/// A message is some hundred allocations, made by one thread and freed by another: the system's allocator takes an eighth of a node's time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     // One provider of cryptography for all of TLS, chosen before any of it is used.
