@@ -240,13 +240,19 @@ impl ControlPlane {
         let log_closed = tokio::spawn(opener.run(stopped.clone()));
         // It leaves its group at once, so that another control plane goes on with its partitions.
         let late = replay::Late { log: log.clone(), store: system("replay") };
-        let replays =
-            Replays { log: log.clone(), store: system("replay"), index: rows.clone(), owner: name::new_id('c') };
+        let live = Arc::new(replay::Live::default());
+        let replays = Replays {
+            log: log.clone(),
+            store: system("replay"),
+            index: rows.clone(),
+            live: live.clone(),
+            owner: name::new_id('c'),
+        };
         let replayed = tokio::spawn(replays.run(shutdown.child_token()));
         let subscriptions = Health::new(system("health"), &settings.health);
         let notices = Notices { log: log.clone(), store: store.clone(), settings: settings.health.clone() };
         let told = tokio::spawn(notices.run(shutdown.child_token()));
-        let observers: Vec<Arc<dyn index::Observe>> = vec![Arc::new(late), Arc::new(subscriptions)];
+        let observers: Vec<Arc<dyn index::Observe>> = vec![Arc::new(late), Arc::new(subscriptions), live];
         let groups = metrics.groups().clone();
         let looked = tokio::spawn(look(log.clone(), groups.clone(), stopped.clone()));
         let index = Index { log, store: rows, settings: settings.index.clone(), observers, groups };

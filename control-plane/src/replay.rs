@@ -12,7 +12,8 @@
 //! Any control plane runs any replay, a few at a time, each one process's for as long as that keeps it. A step that was appended
 //! and not written down, because the process was killed, is appended again by the next; whoever owns the lane drops the repetition.
 //! A replay appends a little, evenly, and more as deliver takes that, so that it never stands far in front of what is published
-//! meanwhile; how much, `outstanding` says (pure).
+//! meanwhile; how much, `outstanding` says (pure). How fast all of a process's replays go together, [`Live`] says, so that live traffic
+//! does not notice them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use select::Step;
 
 mod again;
 mod late;
+mod live;
 mod messages;
 mod outstanding;
 mod range;
@@ -42,6 +44,7 @@ mod select;
 mod subscribed;
 
 pub use late::Late;
+pub use live::Live;
 
 /// Replays that one process runs at a time; others wait for their turn.
 const RUNNING: usize = 8;
@@ -68,6 +71,8 @@ pub struct Replays {
     pub store: store::Store,
     /// Where known deliveries are.
     pub index: store::Index,
+    /// How live traffic fares.
+    pub live: Arc<Live>,
     /// Name of this process, like no other's.
     pub owner: String,
 }
@@ -170,6 +175,7 @@ impl Replays {
             }
         }
         let (mut scan, mut worked, mut outstanding) = (None, Instant::now(), Outstanding::default());
+        let mut is_first = true;
         loop {
             let Some(run) = self.keep(&run).await? else { return Ok(()) };
             let is_done = run.position.at >= run.last;
@@ -188,7 +194,15 @@ impl Replays {
                 }
             }
             let began = Instant::now();
-            let step = self.select(&*log, &run, &mut scan, outstanding.step()).await?;
+            let size = match run.replay.dry_run {
+                true => outstanding::LARGEST,
+                false => outstanding.step().min(self.live.step(SPREAD)),
+            };
+            let step = self.select(&*log, &run, &mut scan, size).await?;
+            // Most replays are of one step, which nobody notices.
+            if !std::mem::take(&mut is_first) && !run.replay.dry_run {
+                sleep(self.live.turn(step.deliveries.len())).await;
+            }
             let (appended, found) = (self.append(&log, &run, &step).await?, step.found);
             let progress = step.progress(run.position.clone(), appended.len(), worked.elapsed());
             worked = Instant::now();

@@ -61,6 +61,9 @@ struct Arguments {
     /// Messages that are replayed; enough that it lasts longer than the steady load
     #[arg(long, default_value_t = 200_000)]
     replayed: usize,
+    /// Deliveries a second that the replay asks for at most; 0: as many as it may have
+    #[arg(long, default_value_t = 0.0)]
+    replay_per_second: f64,
     /// Length of a payload in bytes
     #[arg(long, default_value_t = 1_024)]
     bytes: usize,
@@ -217,7 +220,7 @@ enum Disturbance {
     /// Messages, all at once.
     Burst(load::To, Burst),
     /// All that was published for a tenant, again.
-    Replay { tenant: String },
+    Replay { tenant: String, per_second: f64 },
 }
 
 impl Disturbance {
@@ -225,9 +228,9 @@ impl Disturbance {
     async fn begin(self, api: &Api) -> Result<Option<String>> {
         match self {
             Self::Burst(to, burst) => to.burst(burst).await.map(|()| None),
-            Self::Replay { tenant } => {
+            Self::Replay { tenant, per_second } => {
                 let selection = Some(replay::Selection::Messages(replay::Messages::default()));
-                let replay = Some(Replay { selection, ..Replay::default() });
+                let replay = Some(Replay { selection, deliveries_per_second: per_second, ..Replay::default() });
                 let request = CreateReplayRequest { parent: tenant, replay, ..CreateReplayRequest::default() };
                 Ok(Some(api.replays().create_replay(request).await?.into_inner().name))
             }
@@ -275,7 +278,7 @@ async fn disturbance(
     .await?;
     log.close().await;
     subscribe(&api, &tenant, &recipients).await?;
-    Ok(Some(Disturbance::Replay { tenant }))
+    Ok(Some(Disturbance::Replay { tenant, per_second: arguments.replay_per_second }))
 }
 
 /// A tenant of its own with the event types of these recipients.
