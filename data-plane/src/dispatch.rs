@@ -216,7 +216,7 @@ impl Worker {
                 Some(step) = self.steps.next() => self.on(step),
                 (record, message) = async { reaching.as_mut().expect("guarded").await }, if waiting => {
                     reaching = None;
-                    self.backlog.push(record, message);
+                    self.backlog.push(record, message, now_ms());
                 }
                 record = next(&mut partition, reading) => match record {
                     Some(record) => reaching = self.take(record),
@@ -267,7 +267,7 @@ impl Worker {
         }
         match self.dispatch.config.current() {
             Some(snapshot) if snapshot.revision() >= message.revision => {
-                self.backlog.push(record, message);
+                self.backlog.push(record, message, now_ms());
                 None
             }
             _ => Some(Box::pin(reach(self.dispatch.config.clone(), record, message))),
@@ -278,7 +278,7 @@ impl Worker {
     fn begin_messages(&mut self) {
         let Some(snapshot) = self.dispatch.config.current() else { return };
         while self.open.len() < self.dispatch.settings.max_messages
-            && let Some(next) = self.backlog.begin()
+            && let Some(next) = self.backlog.begin(now_ms())
         {
             self.fan_out(next, &snapshot);
         }

@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use crate::company::Company;
+
 /// Young attempts of a tenant in a partition, while it is not alone there.
 const PLACES: usize = 16;
 /// For how long an attempt is young, unless it ends before.
 const YOUNG_MS: i64 = 50;
-/// For how long after its last delivery a tenant counts as one that has some.
-const SEEN_MS: i64 = 1_000;
 
 /// A young attempt's place, to be given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,9 +22,7 @@ pub struct Place(u64);
 /// The tenants of a partition.
 #[derive(Debug, Default)]
 pub struct Tenants {
-    /// Whose the last delivery was, and whose the last that was another's: when they came.
-    last: Option<(Arc<str>, i64)>,
-    other: Option<(Arc<str>, i64)>,
+    company: Company,
     /// Those with young attempts, or with lanes in line.
     tenants: HashMap<Arc<str>, Tenant>,
     /// Tenants with lanes in line, in turn.
@@ -44,21 +42,12 @@ struct Tenant {
 impl Tenants {
     /// A delivery of a tenant has come.
     pub fn came(&mut self, tenant: &str, now_ms: i64) {
-        match &mut self.last {
-            Some((last, at_ms)) if **last == *tenant => *at_ms = now_ms,
-            _ => {
-                let last = self.last.replace((tenant.into(), now_ms));
-                self.other = last.or(self.other.take());
-            }
-        }
+        self.company.came(tenant, now_ms);
     }
 
     /// Whether nobody else has had a delivery lately.
     pub fn is_alone(&self, tenant: &str, now_ms: i64) -> bool {
-        [&self.last, &self.other]
-            .into_iter()
-            .flatten()
-            .all(|(other, at_ms)| **other == *tenant || at_ms.saturating_add(SEEN_MS) < now_ms)
+        self.company.is_alone(tenant, now_ms)
     }
 
     /// Whether a tenant may begin an attempt without standing in line.
@@ -182,10 +171,6 @@ mod tests {
         }
         tenants.came("b", 0);
         assert!(!tenants.may_begin("a", 0) && tenants.may_begin("b", 0));
-        tenants.came("a", 500);
-        assert!(!tenants.is_alone("a", SEEN_MS) && !tenants.is_alone("b", SEEN_MS));
-        tenants.came("a", SEEN_MS + 1);
-        assert!(tenants.is_alone("a", SEEN_MS + 1) && !tenants.is_alone("b", SEEN_MS + 1));
     }
 
     #[test]

@@ -8,6 +8,11 @@ use hookwire_log::Record;
 use hookwire_proto::log::MessageRecord;
 
 use super::turns::Turns;
+use crate::company::Company;
+
+/// Messages of a tenant that are under way in a partition, at most, while it is not alone there: what more would do is stand in front of others',
+/// in the producer, in brokers and in `deliveries`.
+const SHARED: usize = 32;
 
 /// Memory that a message takes besides its value, about.
 const OVERHEAD_BYTES: usize = 512;
@@ -34,17 +39,18 @@ pub struct Backlog {
     waiting: Turns<Next>,
     bytes: usize,
     read_ahead: ReadAhead,
+    company: Company,
     /// Messages that are begun and have not ended, of tenants that have some.
     begun: HashMap<Arc<str>, usize>,
-    /// How many of a tenant, at most.
+    /// How many of a tenant, at most, even if it is alone.
     most: usize,
 }
 
 impl Backlog {
-    /// Empty. Of the `max_messages` that are under way, a tenant has half at most.
+    /// Empty. Of the `max_messages` that are under way, a tenant has half at most, so that another has room as soon as it comes.
     pub fn new(read_ahead: ReadAhead, max_messages: usize) -> Self {
-        let (waiting, begun) = (Turns::default(), HashMap::new());
-        Self { waiting, bytes: 0, read_ahead, begun, most: (max_messages / 2).max(1) }
+        let (waiting, company, begun) = (Turns::default(), Company::default(), HashMap::new());
+        Self { waiting, bytes: 0, read_ahead, company, begun, most: (max_messages / 2).max(1) }
     }
 
     /// Whether the next message may be read: one always, others while those of the node have fewer bytes than this.
@@ -53,7 +59,8 @@ impl Backlog {
     }
 
     /// A message was read.
-    pub fn push(&mut self, record: Record, message: MessageRecord) {
+    pub fn push(&mut self, record: Record, message: MessageRecord, now_ms: i64) {
+        self.company.came(&message.tenant, now_ms);
         let tenant = self.begun.get_key_value(message.tenant.as_str());
         let tenant = tenant.map_or_else(|| message.tenant.as_str().into(), |(tenant, _)| tenant.clone());
         let next = Next { tenant, record, message };
@@ -63,8 +70,11 @@ impl Backlog {
     }
 
     /// Begins the next message; [`Backlog::ended`] is to be told when it has ended.
-    pub fn begin(&mut self) -> Option<Next> {
-        let next = self.waiting.pop(|tenant| self.begun.get(tenant).is_none_or(|begun| *begun < self.most))?;
+    pub fn begin(&mut self, now_ms: i64) -> Option<Next> {
+        let next = self.waiting.pop(|tenant| {
+            let begun = self.begun.get(tenant).copied().unwrap_or_default();
+            begun < self.most && (begun < SHARED || self.company.is_alone(tenant, now_ms))
+        })?;
         self.bytes -= next.bytes();
         self.read_ahead.0.fetch_sub(next.bytes(), Ordering::Relaxed);
         *self.begun.entry(next.tenant.clone()).or_default() += 1;
@@ -98,11 +108,11 @@ mod tests {
     fn read(backlog: &mut Backlog, tenant: &str, offset: i64) {
         let value = Bytes::from(vec![0; 488]);
         let record = Record { topic: Topic::Messages, partition: 0, offset, time_ms: 0, key: Bytes::new(), value };
-        backlog.push(record, MessageRecord { tenant: tenant.into(), ..MessageRecord::default() });
+        backlog.push(record, MessageRecord { tenant: tenant.into(), ..MessageRecord::default() }, 0);
     }
 
     fn begun(backlog: &mut Backlog) -> Vec<i64> {
-        std::iter::from_fn(|| backlog.begin()).map(|next| next.record.offset).collect()
+        std::iter::from_fn(|| backlog.begin(0)).map(|next| next.record.offset).collect()
     }
 
     #[test]
@@ -115,6 +125,18 @@ mod tests {
         assert!(begun(&mut backlog).is_empty());
         backlog.ended(&"a".into());
         assert_eq!(begun(&mut backlog), [2]);
+    }
+
+    #[test]
+    fn who_is_not_alone_has_less_under_way() {
+        let many = i64::try_from(SHARED).unwrap() * 2;
+        let mut backlog = Backlog::new(ReadAhead::default(), 1_000);
+        (0..many).for_each(|offset| read(&mut backlog, "a", offset));
+        assert_eq!(begun(&mut backlog).len(), SHARED * 2);
+        (0..many).for_each(|_| backlog.ended(&"a".into()));
+        (0..many).for_each(|offset| read(&mut backlog, "a", offset));
+        read(&mut backlog, "b", many);
+        assert_eq!(begun(&mut backlog).len(), SHARED + 1);
     }
 
     #[test]
