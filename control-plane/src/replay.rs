@@ -6,7 +6,7 @@
 //!
 //! * `select`: what a step looks at, and finds; of a range of messages, `messages`, with `range`, the partitions as one sequence (pure),
 //!   and `subscribed`, who gets a message
-//! * `again`: a delivery as it is made again (pure)
+//! * `again`: a delivery as it is made again (pure); `ahead`: what was read of the log for the steps that follow
 //! * [`Late`]: dead letters that a catch-up came too early for
 //!
 //! Any control plane runs any replay, a few at a time, each one process's for as long as that keeps it. A step that was appended
@@ -31,10 +31,12 @@ use tokio_util::sync::CancellationToken;
 use crate::log::Log;
 use crate::store;
 use crate::store::replay::{KEPT, Run};
+use ahead::Ahead;
 use outstanding::Outstanding;
 use select::Step;
 
 mod again;
+mod ahead;
 mod late;
 mod live;
 mod messages;
@@ -174,8 +176,8 @@ impl Replays {
                 return Ok(());
             }
         }
-        let (mut scan, mut worked, mut outstanding) = (None, Instant::now(), Outstanding::default());
-        let mut is_first = true;
+        let (mut scan, mut ahead, mut outstanding) = (None, Ahead::default(), Outstanding::default());
+        let (mut worked, mut is_first) = (Instant::now(), true);
         loop {
             let Some(run) = self.keep(&run).await? else { return Ok(()) };
             let is_done = run.position.at >= run.last;
@@ -198,7 +200,7 @@ impl Replays {
                 true => outstanding::LARGEST,
                 false => outstanding.step().min(self.live.step(SPREAD)),
             };
-            let step = self.select(&*log, &run, &mut scan, size).await?;
+            let step = self.select(&*log, &run, &mut scan, &mut ahead, size).await?;
             // Most replays are of one step, which nobody notices.
             if !std::mem::take(&mut is_first) && !run.replay.dry_run {
                 sleep(self.live.turn(step.deliveries.len())).await;

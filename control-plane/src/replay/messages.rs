@@ -8,6 +8,7 @@ use hookwire_proto::log::{DeliveryRecord, MessageRecord, Place};
 use hookwire_proto::v1::replay::{Messages, OffsetRange, Partition};
 use hookwire_proto::{name, pattern};
 
+use super::ahead::Ahead;
 use super::range::{SLICE, Sequence, Slice};
 use super::select::{BYTES, Step, first, time_ms};
 use super::subscribed::Subscribed;
@@ -134,6 +135,7 @@ impl Scan {
         log: &dyn Log,
         run: &Run,
         selection: &Messages,
+        ahead: &mut Ahead,
         per_step: usize,
     ) -> Result<Step, Error> {
         self.subscribed.read(&replays.store).await?;
@@ -143,7 +145,7 @@ impl Scan {
             && looked_at < RECORDS
             && let Some(slice) = self.sequence.at(step.to.at)
         {
-            let Some(records) = self.read(log, slice, &mut step).await? else { continue };
+            let Some(records) = self.read(log, ahead, slice, &mut step).await? else { continue };
             // There may be gaps, also at the end.
             let (mut next, begin) = (slice.until, step.to.at);
             let full = records.last().is_some_and(|last| last.offset + 1 < slice.until);
@@ -151,12 +153,12 @@ impl Scan {
                 next = last.offset + 1;
             }
             looked_at += records.len();
-            for record in records.into_iter().take_while(|record| record.offset < slice.until) {
+            for record in records.iter().take_while(|record| record.offset < slice.until) {
                 let at = begin + (record.offset - slice.from);
                 if at > step.to.at {
                     step.to = at.into();
                 }
-                if !self.take(&record, run, selection, per_step, log.layout().generation, &mut step) {
+                if !self.take(record, run, selection, per_step, log.layout().generation, &mut step) {
                     return Ok(step);
                 }
             }
@@ -166,11 +168,18 @@ impl Scan {
     }
 
     /// The records of a slice, as many as are read at once; `None` if the log has them no more, and the step is beyond that.
-    async fn read(&mut self, log: &dyn Log, slice: Slice, step: &mut Step) -> Result<Option<Vec<Record>>, Error> {
+    async fn read<'a>(
+        &mut self,
+        log: &dyn Log,
+        ahead: &'a mut Ahead,
+        slice: Slice,
+        step: &mut Step,
+    ) -> Result<Option<&'a [Record]>, Error> {
         let partition = self.partitions.iter_mut().find(|partition| partition.partition == slice.partition);
         let partition = partition.ok_or_else(|| Error::Failed("it looks at no such partition".into()))?;
         if slice.from >= partition.missing_until_offset {
-            match log.read(Topic::Messages, slice.partition, slice.from, SLICE as usize, BYTES).await {
+            let place = (Topic::Messages, slice.partition);
+            match ahead.read(log, place, slice.from, SLICE as usize, BYTES).await {
                 // Retention has taken it meanwhile.
                 Err(hookwire_log::Error::OutOfRange { low, .. }) if low > slice.from => {
                     partition.is_missing(low, oldest(log, slice.partition, low).await?);
@@ -178,7 +187,7 @@ impl Scan {
                     return Ok(None);
                 }
                 // An end that was there is there no more: nothing can come of waiting.
-                Err(hookwire_log::Error::OutOfRange { .. }) => return Ok(Some(Vec::new())),
+                Err(hookwire_log::Error::OutOfRange { .. }) => return Ok(Some(&[])),
                 read => return Ok(Some(read?)),
             }
         }

@@ -9,6 +9,7 @@ use hookwire_proto::log::{DeadReason, DeliveryRecord};
 use hookwire_proto::name;
 use hookwire_proto::v1::replay::{DeadLetters, Partition, Selection};
 
+use super::ahead::Ahead;
 use super::messages::{self, Scan};
 use super::outstanding::LARGEST;
 use super::{Error, Replays, again, ms};
@@ -82,12 +83,13 @@ impl Replays {
         Ok(Bounds { range: start..bounds.next, detail, partitions: Vec::new() })
     }
 
-    /// The next step: what there is from the replay's position on, at most `most`. `scan` is kept from one step to the next.
+    /// The next step: what there is from the replay's position on, at most `most`. `scan` and `ahead` are kept from one step to the next.
     pub(super) async fn select(
         &self,
         log: &dyn Log,
         run: &Run,
         scan: &mut Option<Scan>,
+        ahead: &mut Ahead,
         most: usize,
     ) -> Result<Step, Error> {
         let per_step = match run.replay.deliveries_per_second {
@@ -97,11 +99,11 @@ impl Replays {
             _ => most,
         };
         match &run.replay.selection {
-            Some(Selection::DeadLetters(selection)) => self.dead_letters(log, run, selection, per_step).await,
+            Some(Selection::DeadLetters(selection)) => self.dead_letters(log, run, selection, ahead, per_step).await,
             Some(Selection::Deliveries(named)) => self.named(run, &named.deliveries, per_step).await,
             Some(Selection::Messages(selection)) => {
                 let scan = scan.get_or_insert_with(|| Scan::new(run, selection));
-                scan.step(self, log, run, selection, per_step).await
+                scan.step(self, log, run, selection, ahead, per_step).await
             }
             None => Err(Error::Failed("it selects what this version does not know".into())),
         }
@@ -112,6 +114,7 @@ impl Replays {
         log: &dyn Log,
         run: &Run,
         selection: &DeadLetters,
+        ahead: &mut Ahead,
         per_step: usize,
     ) -> Result<Step, Error> {
         let subscription = name::Subscription::parse(&selection.subscription);
@@ -123,7 +126,7 @@ impl Replays {
         let partition = log.layout().partition(Topic::DeadLetters, selection.subscription.as_bytes());
         let at = run.position.at;
         let mut step = Step::at(at);
-        let read = log.read(Topic::DeadLetters, partition, at, RECORDS, BYTES).await;
+        let read = ahead.read(log, (Topic::DeadLetters, partition), at, RECORDS, BYTES).await;
         let records = match read {
             // Retention has taken it meanwhile.
             Err(hookwire_log::Error::OutOfRange { low, .. }) if low > at => {
@@ -136,9 +139,9 @@ impl Replays {
             step.to = run.last.into();
         }
         let (now, replay) = (now_ms(), run.name.to_string());
-        for record in records.into_iter().take_while(|record| record.offset < run.last) {
+        for record in records.iter().take_while(|record| record.offset < run.last) {
             step.to = (record.offset + 1).into();
-            let Ok(delivery) = codec::decode_delivery(&record) else { continue };
+            let Ok(delivery) = codec::decode_delivery(record) else { continue };
             if !selects(selection, run.episode, &delivery) {
                 continue;
             }
