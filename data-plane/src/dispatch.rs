@@ -332,7 +332,7 @@ impl Worker {
     }
 
     fn has_turns(&mut self, fan_out: FanOut) {
-        self.turns.push(&fan_out.tenant.clone(), fan_out);
+        self.turns.push(fan_out.tenant.clone(), fan_out);
     }
 
     /// Appends the next chunks, of the tenants one each in turn, and so of a tenant's messages; as many as may be under way.

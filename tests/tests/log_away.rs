@@ -22,6 +22,12 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a caller may wait: that, and what a busy machine takes besides. Less than Kafka's client itself takes for giving up, 10 s.
 const PATIENCE: Duration = Duration::from_secs(8);
 const CALLERS: usize = 8;
+/// Between a caller's messages: a busy machine delivers all of them meanwhile, so that none waits as a part of a backlog. What was refused is tried
+/// again sooner.
+const PACE: Duration = Duration::from_millis(100);
+const PACE_OF_REFUSALS: Duration = Duration::from_millis(20);
+/// Messages that are to be acknowledged before, between and after the faults.
+const ENOUGH: usize = 200;
 
 /// What callers have seen.
 #[derive(Default)]
@@ -94,7 +100,7 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
         let before = seen.acknowledged();
         wait_until("publishing goes on", LIMIT, async || Ok(seen.acknowledged() >= before + count)).await
     };
-    more(500).await?;
+    more(ENOUGH).await?;
     for fault in ["stands still", "is killed"] {
         let (refused, unacknowledged) = (seen.refused(), seen.unacknowledged());
         if fault == "is killed" {
@@ -112,7 +118,7 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
         } else {
             kafka.resume(1)?
         }
-        more(500).await?;
+        more(ENOUGH).await?;
         say(&format!(
             "the log {fault}: {} messages not acknowledged, {} refused at once, the longest wait {:?}",
             seen.unacknowledged() - unacknowledged,
@@ -155,11 +161,12 @@ async fn calls(publisher: Api, tenant: String, revision: i64, caller: usize, see
             if seen.end.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PACE_OF_REFUSALS).await;
         }
         if seen.end.load(Ordering::Relaxed) {
             break;
         }
+        tokio::time::sleep(PACE).await;
     }
     Ok(())
 }
@@ -190,6 +197,7 @@ async fn streams(publisher: Api, tenant: String, revision: i64, caller: usize, s
                     ensure!(id_of(&result.name) == id, "{} is not {id}, whose turn it is", result.name);
                     seen.acknowledge(id);
                     if !ends {
+                        tokio::time::sleep(PACE).await;
                         send(ids.next().context("there is no end of them")?, &mut sent)?;
                     }
                 }
@@ -199,7 +207,7 @@ async fn streams(publisher: Api, tenant: String, revision: i64, caller: usize, s
                     let count = if result.name.is_empty() { &seen.refused } else { &seen.unacknowledged };
                     count.fetch_add(1, Ordering::Relaxed);
                     if !ends {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        tokio::time::sleep(PACE_OF_REFUSALS).await;
                         send(id, &mut sent)?;
                     }
                 }

@@ -70,9 +70,10 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// An attempt of a live delivery, which was begun so long after its message was published, has ended at a time.
-    fn saw(&mut self, ended_ms: i64, took_ms: i64, now_ms: i64) {
-        let second = ended_ms.div_euclid(1_000);
+    /// A live delivery was begun at a time, so long after its message was published. It is told when its attempt has ended: those of slow
+    /// recipients come when their second is judged already, and do not count.
+    fn saw(&mut self, begun_ms: i64, took_ms: i64, now_ms: i64) {
+        let second = begun_ms.div_euclid(1_000);
         // A clock that is ahead would have all the others' seconds judged before they are heard of.
         self.heard_of = self.heard_of.max(second.min(now_ms.div_euclid(1_000)));
         self.heard_ms = now_ms;

@@ -66,7 +66,7 @@ impl Backlog {
         let next = Next { tenant, record, message };
         self.bytes += next.bytes();
         self.read_ahead.0.fetch_add(next.bytes(), Ordering::Relaxed);
-        self.waiting.push(&next.tenant.clone(), next);
+        self.waiting.push(next.tenant.clone(), next);
     }
 
     /// Begins the next message; [`Backlog::ended`] is to be told when it has ended.

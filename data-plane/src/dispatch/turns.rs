@@ -25,11 +25,11 @@ impl<T> Turns<T> {
     }
 
     /// Comes last of its tenant's.
-    pub fn push(&mut self, tenant: &Arc<str>, item: T) {
+    pub fn push(&mut self, tenant: Arc<str>, item: T) {
         let items = self.tenants.entry(tenant.clone()).or_default();
         items.push_back(item);
         if items.len() == 1 {
-            self.order.push_back(tenant.clone());
+            self.order.push_back(tenant);
         }
     }
 
@@ -63,7 +63,7 @@ mod tests {
     fn turns(items: &[(&str, usize)]) -> Turns<(Arc<str>, usize)> {
         let mut turns = Turns::default();
         for (tenant, item) in items {
-            turns.push(&Arc::from(*tenant), (Arc::from(*tenant), *item));
+            turns.push(Arc::from(*tenant), (Arc::from(*tenant), *item));
         }
         turns
     }

@@ -295,7 +295,8 @@ impl Settings {
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.fast.interval.ms", "100")
-            .set("socket.connection.setup.timeout.ms", "5000")
+            // A broker that was restarted gets the handshakes of all clients at once: who gives up soon makes it begin anew.
+            .set("socket.connection.setup.timeout.ms", "10000")
             .set_log_level(RDKafkaLogLevel::Info);
         config.set(
             "security.protocol",

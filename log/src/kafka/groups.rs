@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::config::Settings;
 use super::context::{Key, Names, Voice};
+use super::producer::closed;
 use super::{fetcher, unavailable};
 use crate::Error;
 use crate::offsets::Committed;
@@ -42,7 +43,7 @@ impl Groups {
 
     fn client(&self, group: &str) -> Result<Arc<BaseConsumer<Voice>>, Error> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let clients = clients.as_mut().ok_or_else(|| Error::Unavailable { detail: "it is closed".into() })?;
+        let clients = clients.as_mut().ok_or_else(closed)?;
         if let Some(client) = clients.get(group) {
             return Ok(client.clone());
         }

@@ -149,7 +149,7 @@ impl Log for KafkaLog {
     fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
         self.settings.validate_drain(options.drain_timeout)?;
         if self.closing.is_cancelled() {
-            return Err(Error::Unavailable { detail: "it is closed".into() });
+            return Err(producer::closed());
         }
         let group = self.group(group);
         let mut config = self.settings.consumer(&group)?;

@@ -1,7 +1,8 @@
 //! Appends: idempotent, acknowledged by all replicas in sync, into the partition that we chose.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -22,17 +23,19 @@ pub(super) struct Producer {
     config: ClientConfig,
     names: Arc<Names>,
     clock: Arc<Clock>,
-    closed: AtomicBool,
-    /// Replaced when librdkafka gives it up, as it does with an idempotent producer whose sequence is broken for good.
-    current: RwLock<Arc<ThreadedProducer<Deliveries>>>,
+    /// Replaced when librdkafka gives it up, as it does with an idempotent producer whose sequence is broken for good. None when it is
+    /// closed.
+    current: RwLock<Option<ThreadedProducer<Deliveries>>>,
+    /// The ends of those that were replaced.
+    ends: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Producer {
     pub(super) fn open(settings: &Settings, names: Arc<Names>) -> Result<Self, Error> {
         let config = settings.producer()?;
         let clock = Arc::new(Clock::default());
-        let current = RwLock::new(Arc::new(create(&config, &clock)?));
-        Ok(Self { config, names, clock, closed: AtomicBool::new(false), current })
+        let current = RwLock::new(Some(create(&config, &clock)?));
+        Ok(Self { config, names, clock, current, ends: Mutex::default() })
     }
 
     pub(super) fn append(&self, record: &NewRecord) -> Pending {
@@ -43,9 +46,9 @@ impl Producer {
             let detail = format!("its key and value are {length} bytes, of at most {limit}");
             return Pending::failed(Error::Refused { topic: topic.to_owned(), detail });
         }
-        if self.closed.load(Ordering::Relaxed) {
-            return Pending::failed(Error::Unavailable { detail: "it is closed".into() });
-        }
+        // Held until librdkafka has the record, so that who closes or replaces the producer has the last hold on it.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(producer) = &*current else { return Pending::failed(closed()) };
         let (sender, pending) = Pending::new();
         let mut new = BaseRecord::with_opaque_to(topic, Box::new(Sent { sender, at_ms: now_ms() }))
             .partition(record.partition)
@@ -55,28 +58,30 @@ impl Producer {
             // Compaction removes a key whose last value is null, and keeps one whose last value is empty.
             new.payload = None;
         }
-        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Err((error, unsent)) = producer.send(new) {
+        let sent = producer.send(new);
+        drop(current);
+        if let Err((error, unsent)) = sent {
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-                self.replace(&producer);
+                self.replace();
             }
             let _ = unsent.delivery_opaque.sender.send(Err(failure(topic, &error)));
         }
         pending
     }
 
-    fn replace(&self, failed: &Arc<ThreadedProducer<Deliveries>>) {
+    fn replace(&self) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&current, failed) {
-            return;
-        }
-        let reason = current.client().fatal_error().map(|(_, reason)| reason).unwrap_or_default();
+        let Some(failed) = &*current else { return };
+        // Otherwise somebody else has replaced it.
+        let Some((_, reason)) = failed.client().fatal_error() else { return };
         tracing::error!(reason, "the producer can't go on and is replaced");
         match create(&self.config, &self.clock) {
             Ok(new) => {
-                let old = std::mem::replace(&mut *current, Arc::new(new));
+                let old = current.replace(new);
                 // Its end waits for its thread, and fails what it still holds.
-                std::thread::spawn(move || drop(old));
+                let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+                ends.retain(|end| !end.is_finished());
+                ends.push(std::thread::spawn(move || drop(old)));
             }
             Err(error) => tracing::error!(%error, "no new producer"),
         }
@@ -84,7 +89,8 @@ impl Producer {
 
     /// Learns where a topic's partitions are, so that the first append need not.
     pub(super) fn warm_up(&self, topic: Topic, timeout: Duration) -> Result<(), Error> {
-        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let producer = current.as_ref().ok_or_else(closed)?;
         producer.client().fetch_metadata(Some(self.names.name(topic)), timeout).map_err(|error| unavailable(&error))?;
         Ok(())
     }
@@ -94,12 +100,17 @@ impl Producer {
         self.clock.ahead_ms.load(Ordering::Relaxed)
     }
 
-    /// Waits for what is under way; takes nothing more.
+    /// Waits for what is under way, takes nothing more, and ends librdkafka's threads: see [`Readers::close`](super::reader::Readers::close).
     pub(super) fn close(&self, timeout: Duration) {
-        self.closed.store(true, Ordering::Relaxed);
-        let producer = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(producer) = self.current.write().unwrap_or_else(PoisonError::into_inner).take() else { return };
         if let Err(error) = producer.flush(timeout) {
             tracing::error!(%error, "closed with appends under way");
+        }
+        drop(producer);
+        for end in std::mem::take(&mut *self.ends.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if end.join().is_err() {
+                tracing::error!("the end of a producer panicked");
+            }
         }
     }
 }
@@ -107,6 +118,10 @@ impl Producer {
 fn create(config: &ClientConfig, clock: &Arc<Clock>) -> Result<ThreadedProducer<Deliveries>, Error> {
     let deliveries = Deliveries { voice: Voice::new("producer"), clock: clock.clone() };
     config.create_with_context(deliveries).map_err(|error| unavailable(&error))
+}
+
+pub(super) fn closed() -> Error {
+    Error::Unavailable { detail: "it is closed".into() }
 }
 
 /// An append under way.
@@ -175,8 +190,35 @@ impl Clock {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::Layout;
+
+    #[tokio::test]
+    async fn once_closed_its_client_is_gone_and_nothing_is_taken() {
+        // Nobody listens there: what is under way has failed when the close is over.
+        let settings = Settings { brokers: vec!["127.0.0.1:1".into()], ..Settings::default() };
+        let layout = Layout::default();
+        let producer = Arc::new(Producer::open(&settings, Arc::new(Names::new(&layout))).unwrap());
+        let record = |text: &'static str| NewRecord {
+            topic: Topic::Messages,
+            partition: 0,
+            key: Bytes::new(),
+            value: Bytes::from_static(text.as_bytes()),
+        };
+        let under_way = producer.append(&record("under way"));
+        let closing = producer.clone();
+        tokio::task::spawn_blocking(move || closing.close(Duration::from_millis(10))).await.unwrap();
+        // The client's context is dropped when librdkafka has ended its threads.
+        assert_eq!(Arc::strong_count(&producer.clock), 1);
+        assert!(matches!(under_way.await, Err(Error::Unavailable { .. })));
+        let late = producer.append(&record("late")).await;
+        assert!(matches!(&late, Err(Error::Unavailable { detail }) if detail == "it is closed"), "{late:?}");
+        producer.close(Duration::ZERO);
+    }
 
     #[test]
     fn only_what_an_append_cannot_explain_is_skew() {
