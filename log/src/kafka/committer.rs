@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
-use super::context::Names;
-use super::fetcher::said;
+use super::context::{Key, Names};
+use super::fetcher::{list, said};
 use super::member::Group;
 use crate::consumer::Feed;
 
-/// What is to be committed: all that the feeds have finished.
+/// How long to wait for the committed offsets where there is nothing to commit.
+const LOOK_UP: Duration = Duration::from_secs(1);
+
+/// What is to be committed: all that the feeds have finished. Without any, the group is only asked for something, to see whether it answers.
 pub(super) struct Commit {
     pub(super) feeds: Vec<Arc<Feed>>,
 }
@@ -27,11 +30,15 @@ pub(super) struct Outcome {
     pub(super) at: Instant,
     /// The feeds of the commit, all of them, if it succeeded.
     pub(super) feeds: Vec<Arc<Feed>>,
+    /// Whether the group's coordinator answered, even if it refused.
+    pub(super) is_answered: bool,
 }
 
 pub(super) struct Committer {
     pub(super) consumer: Arc<BaseConsumer<Group>>,
     pub(super) names: Arc<Names>,
+    /// Some partition that the group may own.
+    pub(super) any: Key,
     /// For how long after a commit a partition is surely ours.
     pub(super) fresh_for: Duration,
     pub(super) commits: Receiver<Commit>,
@@ -43,22 +50,34 @@ impl Committer {
     pub(super) fn run(self) {
         while let Ok(Commit { feeds }) = self.commits.recv() {
             let at = Instant::now();
-            // An error means that at least one partition failed: then none counts as committed.
-            let succeeded = match self.consumer.commit(&self.offsets(&feeds), CommitMode::Sync) {
-                Ok(()) => {
-                    self.consumer.context().voice().fine();
-                    for feed in &feeds {
-                        feed.refresh(at, self.fresh_for);
-                    }
-                    feeds
-                }
+            let trouble = if feeds.is_empty() { "the group can't be asked" } else { "a commit failed" };
+            let (feeds, answer) = self.ask(feeds, at);
+            let is_answered = answer.as_ref().err().is_none_or(is_from_a_broker);
+            match answer {
+                Ok(()) => self.consumer.context().voice().fine(),
                 Err(error) => {
                     let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                    self.consumer.context().voice().trouble(code, "a commit failed");
-                    Vec::new()
+                    self.consumer.context().voice().trouble(code, trouble);
                 }
-            };
-            let _ = self.outcomes.send(Outcome { at, feeds: succeeded });
+            }
+            let _ = self.outcomes.send(Outcome { at, feeds, is_answered });
+        }
+    }
+
+    /// Commits, or only asks. An error means that at least one partition failed: then none counts as committed.
+    fn ask(&self, feeds: Vec<Arc<Feed>>, at: Instant) -> (Vec<Arc<Feed>>, KafkaResult<()>) {
+        if feeds.is_empty() {
+            let asked = list(&self.names, &[(self.any, None)]);
+            return (feeds, self.consumer.committed_offsets(asked, LOOK_UP).map(drop));
+        }
+        match self.consumer.commit(&self.offsets(&feeds), CommitMode::Sync) {
+            Ok(()) => {
+                for feed in &feeds {
+                    feed.refresh(at, self.fresh_for);
+                }
+                (feeds, Ok(()))
+            }
+            Err(error) => (Vec::new(), Err(error)),
         }
     }
 
@@ -73,4 +92,9 @@ impl Committer {
         }
         offsets
     }
+}
+
+/// Whether a broker said so, and not librdkafka by itself: its own codes are negative.
+fn is_from_a_broker(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_some_and(|code| code as i32 > 0)
 }

@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 use super::committer::{Commit, Outcome};
 use super::context::{Key, Names, Voice};
 use super::fetcher::{Vanished, Wish, list, said};
+use super::producer::Producer;
+use super::reader::spawn;
 use crate::consumer::{self, Feed};
 use crate::offsets::Committed;
-use crate::{COMMIT_INTERVAL, ConsumerOptions, Partition};
+use crate::{COMMIT_INTERVAL, ConsumerOptions, Partition, Topic};
 
 /// How long to wait for something to happen in the group.
 const PATIENCE: Duration = Duration::from_millis(25);
@@ -33,6 +35,10 @@ const PATIENCE: Duration = Duration::from_millis(25);
 const HASTE: Duration = Duration::from_millis(5);
 /// How long to wait for the committed offsets before asking again.
 const LOOK_UP: Duration = Duration::from_secs(1);
+/// How often a member that owns nothing asks whether its group is there.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long to wait for a word of the brokers.
+const WORD: Duration = Duration::from_secs(1);
 /// How long a drained partition is held for its last commit. Without it some records are redone, none is lost.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
@@ -48,7 +54,20 @@ pub(super) struct Member {
     pub(super) fetcher: JoinHandle<()>,
     pub(super) assigned: UnboundedSender<Partition>,
     pub(super) leave: CancellationToken,
+    /// How long the group may be silent while brokers answer others.
+    pub(super) silence: Duration,
+    /// Asks the brokers, independently of this member.
+    pub(super) producer: Arc<Producer>,
     pub(super) state: State,
+}
+
+/// Why a member has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was told to leave, or can't go on.
+    Left,
+    /// The group did not answer any more, though brokers do: another client is to try.
+    Silence,
 }
 
 /// What of the group is under way.
@@ -60,6 +79,8 @@ pub(super) struct State {
     commit_due: Instant,
     /// One commit is under way at a time.
     is_committing: bool,
+    /// Since when the group has been asked and has not answered.
+    silent_since: Option<Instant>,
 }
 
 impl Default for State {
@@ -70,6 +91,7 @@ impl Default for State {
             leaving: None,
             commit_due: Instant::now(),
             is_committing: false,
+            silent_since: None,
         }
     }
 }
@@ -94,7 +116,7 @@ struct Drain {
 }
 
 impl Member {
-    pub(super) fn run(mut self) {
+    pub(super) fn run(mut self) -> End {
         loop {
             self.poll();
             self.note_events();
@@ -102,11 +124,16 @@ impl Member {
             self.note_commits();
             self.answer();
             self.commit();
-            if self.leave.is_cancelled() && self.is_ready_to_leave() {
-                break;
+            if self.leave.is_cancelled() {
+                if self.is_ready_to_leave() {
+                    self.close();
+                    return End::Left;
+                }
+            } else if self.is_silent() {
+                self.give_up();
+                return End::Silence;
             }
         }
-        self.close();
     }
 
     fn poll(&mut self) {
@@ -274,22 +301,48 @@ impl Member {
         if self.state.is_committing || now < self.state.commit_due {
             return;
         }
-        self.state.commit_due = now + COMMIT_INTERVAL;
-        if !self.state.owned.is_empty() {
-            let feeds = self.state.owned.values().map(|owned| owned.feed.clone()).collect();
-            self.state.is_committing = self.commits.send(Commit { feeds }).is_ok();
-        }
+        self.state.commit_due = now + if self.state.owned.is_empty() { LOOK_AGAIN } else { COMMIT_INTERVAL };
+        let feeds = self.state.owned.values().map(|owned| owned.feed.clone()).collect();
+        self.state.is_committing = self.commits.send(Commit { feeds }).is_ok();
+        self.state.silent_since.get_or_insert(now);
     }
 
     fn note_commits(&mut self) {
-        while let Ok(Outcome { at, feeds }) = self.outcomes.try_recv() {
+        while let Ok(Outcome { at, feeds, is_answered }) = self.outcomes.try_recv() {
             self.state.is_committing = false;
+            if is_answered {
+                self.state.silent_since = None;
+            }
             for feed in feeds {
                 let owned = self.state.owned.get_mut(&feed.place());
                 if let Some(owned) = owned.filter(|owned| Arc::ptr_eq(&owned.feed, &feed)) {
                     owned.committed = Some(at);
                 }
             }
+        }
+    }
+
+    /// Whether the group has been silent for too long. While all brokers are, that says nothing.
+    fn is_silent(&mut self) -> bool {
+        if self.state.silent_since.is_none_or(|since| since.elapsed() < self.silence) {
+            return false;
+        }
+        if self.producer.ask_for(Topic::Messages, WORD).is_ok() {
+            return true;
+        }
+        self.state.silent_since = None;
+        false
+    }
+
+    /// Ends without waiting for anything: the partitions are others' by now, or nobody's.
+    fn give_up(self) {
+        tracing::error!("the consumer group does not answer this member, though brokers do: it joins anew");
+        for owned in self.state.owned.values() {
+            owned.feed.revoke();
+        }
+        // On a thread of its own, since librdkafka may wait for the group.
+        if let Err(error) = spawn("hookwire-log-ends", move || self.close()) {
+            tracing::error!(%error, "a member that was given up is not ended");
         }
     }
 

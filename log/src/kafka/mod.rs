@@ -2,7 +2,7 @@
 //!
 //! * [`Settings`]: how to reach it · [`topics`]: making and checking the topics
 //! * `producer`: appends · `reader`: reads without a group · `groups`: what groups have committed
-//! * `member`: which partitions are ours · `fetcher`: reads them · `committer`: commits what is finished of them
+//! * `membership`: a place in a group · `member`: which partitions are ours · `fetcher`: reads them · `committer`: commits what is finished of them
 //! * `context`: what librdkafka says of itself
 
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -11,18 +11,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::offsets::Committed;
 use crate::{Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, Pending, Record, Topic};
-use committer::Committer;
-use context::{Names, Voice};
-use fetcher::Fetcher;
+use context::Names;
 use groups::Groups;
-use member::{Group, Member, State};
+use membership::{Membership, SILENCE};
 use producer::Producer;
 use reader::{Readers, spawn};
 
@@ -32,6 +29,7 @@ mod context;
 mod fetcher;
 mod groups;
 mod member;
+mod membership;
 mod producer;
 mod reader;
 pub mod topics;
@@ -75,7 +73,7 @@ impl KafkaLog {
         let readers = Arc::new(Readers::open(&settings, &format!("{}.read", layout.prefix), &names)?);
         let groups = Arc::new(Groups::new(settings.clone(), names.clone()));
         let (warm, topics, timeout) = (producer.clone(), layout.topics(), settings.delivery_timeout);
-        blocking(move || topics.into_iter().try_for_each(|topic| warm.warm_up(topic, timeout))).await?;
+        blocking(move || topics.into_iter().try_for_each(|topic| warm.ask_for(topic, timeout))).await?;
         Ok(Arc::new(Self {
             settings,
             layout,
@@ -151,57 +149,25 @@ impl Log for KafkaLog {
         if self.closing.is_cancelled() {
             return Err(producer::closed());
         }
-        let group = self.group(group);
-        let mut config = self.settings.consumer(&group)?;
-        // Without the group: partitions are assigned by us. See the module.
-        let fetching = config.create_with_context(Voice::new("fetcher")).map_err(|error| unavailable(&error))?;
-        config
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", config::ms(self.settings.session_timeout))
-            .set("heartbeat.interval.ms", config::ms(self.settings.session_timeout / 6))
-            .set("max.poll.interval.ms", config::ms(self.settings.max_poll_interval))
-            // It reads nothing: see the fetcher.
-            .set("queued.min.messages", "1");
-        let consumer: BaseConsumer<Group> =
-            config.create_with_context(Group::new(self.names.clone())).map_err(|error| unavailable(&error))?;
-        let consumer = Arc::new(consumer);
-        let topics: Vec<_> = topics.iter().map(|topic| self.names.name(*topic)).collect();
-        consumer.subscribe(&topics).map_err(|error| unavailable(&error))?;
-
-        let (wishes, wished) = std::sync::mpsc::channel();
-        let (vanish, vanished) = std::sync::mpsc::channel();
-        let fetcher = Fetcher::new(fetching, self.names.clone(), wished, vanish, self.lost_records.clone());
-        let fetcher = spawn("hookwire-log-fetch", move || fetcher.run())?;
-        let (commits, to_commit) = std::sync::mpsc::channel();
-        let (outcome, outcomes) = std::sync::mpsc::channel();
-        let committer = Committer {
-            consumer: consumer.clone(),
-            names: self.names.clone(),
-            fresh_for: self.settings.session_timeout / 2,
-            commits: to_commit,
-            outcomes: outcome,
-        };
-        let committer = spawn("hookwire-log-commit", move || committer.run())?;
         let (assigned, assignments) = mpsc::unbounded_channel();
         let (leave, left) = (self.closing.child_token(), CancellationToken::new());
-        let member = Member {
-            consumer,
+        let membership = Membership {
+            settings: self.settings.clone(),
             names: self.names.clone(),
+            producer: self.producer.clone(),
+            group: self.group(group),
+            topics: topics.to_vec(),
             options,
-            commits,
-            outcomes,
-            committer,
-            wishes,
-            vanished,
-            fetcher,
+            lost_records: self.lost_records.clone(),
             assigned,
             leave: leave.clone(),
-            state: State::default(),
+            silence: self.settings.session_timeout + SILENCE,
         };
+        let member = membership.open()?;
         // Also when the thread panics.
         let gone = left.clone().drop_guard();
         spawn("hookwire-log-member", move || {
-            member.run();
+            membership.run(member);
             drop(gone);
         })?;
         let mut memberships = self.left.lock().unwrap_or_else(PoisonError::into_inner);

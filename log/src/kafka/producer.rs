@@ -87,8 +87,8 @@ impl Producer {
         }
     }
 
-    /// Learns where a topic's partitions are, so that the first append need not.
-    pub(super) fn warm_up(&self, topic: Topic, timeout: Duration) -> Result<(), Error> {
+    /// Asks brokers where a topic's partitions are, so that the first append need not.
+    pub(super) fn ask_for(&self, topic: Topic, timeout: Duration) -> Result<(), Error> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let producer = current.as_ref().ok_or_else(closed)?;
         producer.client().fetch_metadata(Some(self.names.name(topic)), timeout).map_err(|error| unavailable(&error))?;
