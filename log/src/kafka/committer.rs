@@ -50,15 +50,17 @@ impl Committer {
     pub(super) fn run(self) {
         while let Ok(Commit { feeds }) = self.commits.recv() {
             let at = Instant::now();
-            let trouble = if feeds.is_empty() { "the group can't be asked" } else { "a commit failed" };
+            let is_commit = !feeds.is_empty();
             let (feeds, answer) = self.ask(feeds, at);
             let is_answered = answer.as_ref().err().is_none_or(is_from_a_broker);
             match answer {
                 Ok(()) => self.consumer.context().voice().fine(),
-                Err(error) => {
+                Err(error) if is_commit => {
                     let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                    self.consumer.context().voice().trouble(code, trouble);
+                    self.consumer.context().voice().trouble(code, "a commit failed");
                 }
+                // Nothing depends on it: a group that stays silent is told by the member.
+                Err(_) => {}
             }
             let _ = self.outcomes.send(Outcome { at, feeds, is_answered });
         }
