@@ -13,7 +13,7 @@ const BROKERS: u16 = 3;
 const SUBSCRIPTIONS: usize = 8;
 const PER_SECOND: usize = 100;
 /// How long everything may take to arrive after the last fault.
-const DRAIN: Duration = Duration::from_secs(180);
+const DRAIN: Duration = Duration::from_secs(300);
 /// Of a slow broker, which works a fifth of the time.
 const STILL: Duration = Duration::from_millis(200);
 const AT_WORK: Duration = Duration::from_millis(50);
