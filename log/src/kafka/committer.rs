@@ -13,11 +13,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use super::context::{Key, Names};
 use super::fetcher::{list, said};
-use super::member::Group;
+use super::member::{Group, LOOK_UP};
 use crate::consumer::Feed;
-
-/// How long to wait for the committed offsets where there is nothing to commit.
-const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// What is to be committed: all that the feeds have finished. Without any, the group is only asked for something, to see whether it answers.
 pub(super) struct Commit {
@@ -50,37 +47,37 @@ impl Committer {
     pub(super) fn run(self) {
         while let Ok(Commit { feeds }) = self.commits.recv() {
             let at = Instant::now();
-            let is_commit = !feeds.is_empty();
-            let (feeds, answer) = self.ask(feeds, at);
+            let answer = self.ask(&feeds);
             let is_answered = answer.as_ref().err().is_none_or(is_from_a_broker);
-            match answer {
-                Ok(()) => self.consumer.context().voice().fine(),
-                Err(error) if is_commit => {
-                    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                    self.consumer.context().voice().trouble(code, "a commit failed");
+            // An error means that at least one partition failed: then none counts as committed.
+            let succeeded = match answer {
+                Ok(()) => {
+                    self.consumer.context().voice().fine();
+                    for feed in &feeds {
+                        feed.refresh(at, self.fresh_for);
+                    }
+                    feeds
                 }
-                // Nothing depends on it: a group that stays silent is told by the member.
-                Err(_) => {}
-            }
-            let _ = self.outcomes.send(Outcome { at, feeds, is_answered });
+                Err(error) => {
+                    // Without feeds nothing depends on it: a group that stays silent is told by the member.
+                    if !feeds.is_empty() {
+                        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                        self.consumer.context().voice().trouble(code, "a commit failed");
+                    }
+                    Vec::new()
+                }
+            };
+            let _ = self.outcomes.send(Outcome { at, feeds: succeeded, is_answered });
         }
     }
 
-    /// Commits, or only asks. An error means that at least one partition failed: then none counts as committed.
-    fn ask(&self, feeds: Vec<Arc<Feed>>, at: Instant) -> (Vec<Arc<Feed>>, KafkaResult<()>) {
+    /// Commits what feeds have finished; without any, asks for what is committed.
+    fn ask(&self, feeds: &[Arc<Feed>]) -> KafkaResult<()> {
         if feeds.is_empty() {
             let asked = list(&self.names, &[(self.any, None)]);
-            return (feeds, self.consumer.committed_offsets(asked, LOOK_UP).map(drop));
+            return self.consumer.committed_offsets(asked, LOOK_UP).map(drop);
         }
-        match self.consumer.commit(&self.offsets(&feeds), CommitMode::Sync) {
-            Ok(()) => {
-                for feed in &feeds {
-                    feed.refresh(at, self.fresh_for);
-                }
-                (feeds, Ok(()))
-            }
-            Err(error) => (Vec::new(), Err(error)),
-        }
+        self.consumer.commit(&self.offsets(feeds), CommitMode::Sync)
     }
 
     fn offsets(&self, feeds: &[Arc<Feed>]) -> TopicPartitionList {

@@ -8,8 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::config::Settings;
 use super::context::{Key, Names, Voice};
-use super::producer::closed;
-use super::{fetcher, unavailable};
+use super::{closed, fetcher, unavailable};
 use crate::Error;
 use crate::offsets::Committed;
 

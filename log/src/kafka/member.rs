@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_millis(25);
 /// The same while a rebalance waits for our answer.
 const HASTE: Duration = Duration::from_millis(5);
 /// How long to wait for the committed offsets before asking again.
-const LOOK_UP: Duration = Duration::from_secs(1);
+pub(super) const LOOK_UP: Duration = Duration::from_secs(1);
 /// How often a member that owns nothing asks whether its group is there.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long to wait for a word of the brokers.

@@ -24,7 +24,7 @@ use super::unavailable;
 use crate::{ConsumerOptions, Error, Partition, Topic};
 
 /// How long a group may be silent beyond its session timeout: librdkafka gives a request that long.
-pub(super) const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(10);
 /// Between two tries to open a client.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -38,8 +38,6 @@ pub(super) struct Membership {
     pub(super) lost_records: Arc<AtomicU64>,
     pub(super) assigned: UnboundedSender<Partition>,
     pub(super) leave: CancellationToken,
-    /// How long the group may be silent while brokers answer.
-    pub(super) silence: Duration,
 }
 
 impl Membership {
@@ -104,7 +102,7 @@ impl Membership {
             fetcher,
             assigned: self.assigned.clone(),
             leave: self.leave.clone(),
-            silence: self.silence,
+            silence: self.settings.session_timeout + SILENCE,
             producer: self.producer.clone(),
             state: State::default(),
         })

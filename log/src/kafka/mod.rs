@@ -19,7 +19,7 @@ use crate::offsets::Committed;
 use crate::{Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, Pending, Record, Topic};
 use context::Names;
 use groups::Groups;
-use membership::{Membership, SILENCE};
+use membership::Membership;
 use producer::Producer;
 use reader::{Readers, spawn};
 
@@ -147,7 +147,7 @@ impl Log for KafkaLog {
     fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
         self.settings.validate_drain(options.drain_timeout)?;
         if self.closing.is_cancelled() {
-            return Err(producer::closed());
+            return Err(closed());
         }
         let (assigned, assignments) = mpsc::unbounded_channel();
         let (leave, left) = (self.closing.child_token(), CancellationToken::new());
@@ -161,7 +161,6 @@ impl Log for KafkaLog {
             lost_records: self.lost_records.clone(),
             assigned,
             leave: leave.clone(),
-            silence: self.settings.session_timeout + SILENCE,
         };
         let member = membership.open()?;
         // Also when the thread panics.
@@ -212,4 +211,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
 
 fn unavailable(error: &KafkaError) -> Error {
     Error::Unavailable { detail: error.to_string() }
+}
+
+fn closed() -> Error {
+    Error::Unavailable { detail: "it is closed".into() }
 }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::config::{MAX_QUARANTINE_BYTES, Settings};
 use super::context::{Names, Voice};
-use super::unavailable;
+use super::{closed, unavailable};
 use crate::forward::now_ms;
 use crate::{Appended, Error, MAX_RECORD_BYTES, NewRecord, Pending, Topic};
 
@@ -87,7 +87,7 @@ impl Producer {
         }
     }
 
-    /// Asks brokers where a topic's partitions are, so that the first append need not.
+    /// Asks brokers where a topic's partitions are: an error if none answers in time. Afterwards the first append need not ask.
     pub(super) fn ask_for(&self, topic: Topic, timeout: Duration) -> Result<(), Error> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let producer = current.as_ref().ok_or_else(closed)?;
@@ -118,10 +118,6 @@ impl Producer {
 fn create(config: &ClientConfig, clock: &Arc<Clock>) -> Result<ThreadedProducer<Deliveries>, Error> {
     let deliveries = Deliveries { voice: Voice::new("producer"), clock: clock.clone() };
     config.create_with_context(deliveries).map_err(|error| unavailable(&error))
-}
-
-pub(super) fn closed() -> Error {
-    Error::Unavailable { detail: "it is closed".into() }
 }
 
 /// An append under way.
