@@ -87,8 +87,8 @@ async fn outage(cluster: &mut Cluster, postgres: &Postgres) -> Result<()> {
         "outage: in {seconds} s without a store {published} messages were published, {delivered} delivered, {} calls refused, each within {longest:?}",
         waits.len()
     ));
-    // A tenth of the pace at the least: the machine may be slow, but nothing waits for the store.
-    ensure!(published >= PER_SECOND * seconds / 10 && delivered >= PER_SECOND * seconds / 10);
+    // At half the pace at the least: the machine may be busy, but nothing waits for the store.
+    ensure!(published >= PER_SECOND * seconds / 2 && delivered >= PER_SECOND * seconds / 2);
 
     postgres.restart()?;
     let back = Instant::now();
