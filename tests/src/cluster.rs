@@ -394,6 +394,19 @@ impl Cluster {
         self.control_planes.iter_mut().chain(&mut self.nodes)
     }
 
+    /// What each process measures and is not 0, a line for each: where something is that did not arrive.
+    async fn figures(&self) -> String {
+        let mut lines = String::new();
+        for member in self.control_planes.iter().chain(&self.nodes) {
+            let (_, page) = member.page("/metrics").await.unwrap_or_default();
+            let figures = (page.lines())
+                .filter(|line| !line.starts_with('#') && !line.contains("_bucket{") && !line.ends_with(" 0"))
+                .map(|line| line.trim_start_matches("hookwire_"));
+            lines.push_str(&format!("{}: {}\n", member.process.name, figures.collect::<Vec<_>>().join("; ")));
+        }
+        lines
+    }
+
     /// Everything that the processes have written.
     pub fn output(&mut self) -> String {
         self.members().map(|member| member.process.output()).collect()
@@ -416,8 +429,9 @@ where
         return;
     };
     if let Err(error) = check(&mut cluster).await {
+        let figures = cluster.figures().await;
         // While the cluster is there: its processes then show what they wrote.
-        panic!("{error:?}");
+        panic!("{error:?}\n{figures}");
     }
 }
 

@@ -41,7 +41,7 @@ async fn outage(cluster: &mut Cluster, postgres: &Postgres) -> Result<()> {
         min_revision = control.subscribe(&tenant, &cluster.receiver.url("/outage"), &[event_type]).await?.revision;
     }
     // From well before the outage to well after it.
-    let messages = PER_SECOND * usize::try_from(away.as_secs() + 15)?;
+    let messages = PER_SECOND * usize::try_from(away.as_secs() + 20)?;
     let load = Load {
         tenant: tenant.clone(),
         event_types,
@@ -54,7 +54,10 @@ async fn outage(cluster: &mut Cluster, postgres: &Postgres) -> Result<()> {
     };
     let publisher = Publisher::start(cluster.publishers()?, load, cluster.directory.path())?;
     let arrived = || cluster.receiver.arrivals("/outage").len();
-    wait_until("it is under load", LIMIT, async || Ok(arrived() >= PER_SECOND * 3)).await?;
+    let under_load = Instant::now();
+    wait_until("it is under load", LIMIT, async || Ok(arrived() >= PER_SECOND * 5)).await?;
+    // What a machine that does other things too makes of the pace.
+    let pace = PER_SECOND as f64 * 5.0 / under_load.elapsed().as_secs_f64();
 
     postgres.stop()?;
     let (stopped, before, acknowledged) = (Instant::now(), arrived(), publisher.acknowledged());
@@ -82,13 +85,14 @@ async fn outage(cluster: &mut Cluster, postgres: &Postgres) -> Result<()> {
     let longest = waits.iter().max().context("a call")?;
     ensure!(*longest < PATIENCE, "a caller waited {longest:?} to be told that the store is away");
     let (delivered, published) = (arrived() - before, publisher.acknowledged() - acknowledged);
-    let seconds = usize::try_from(stopped.elapsed().as_secs())?;
+    let seconds = stopped.elapsed().as_secs_f64();
     say(&format!(
-        "outage: in {seconds} s without a store {published} messages were published, {delivered} delivered, {} calls refused, each within {longest:?}",
+        "outage: in {seconds:.0} s without a store {published} messages were published, {delivered} delivered, {pace:.0} a second before, {} calls refused, each within {longest:?}",
         waits.len()
     ));
-    // At half the pace at the least: the machine may be busy, but nothing waits for the store.
-    ensure!(published >= PER_SECOND * seconds / 2 && delivered >= PER_SECOND * seconds / 2);
+    // At half the pace at the least: the machine does other things too, but nothing waits for the store.
+    let half = (pace * seconds / 2.0) as usize;
+    ensure!(published >= half && delivered >= half, "fewer than {half}");
 
     postgres.restart()?;
     let back = Instant::now();
