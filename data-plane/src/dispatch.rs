@@ -24,6 +24,7 @@ use self::backlog::{Backlog, Next, ReadAhead};
 use self::turns::Turns;
 use crate::cache::snapshot::Subscription;
 use crate::cache::{Config, Snapshot};
+use crate::clock::Clock;
 use crate::dedup::{self, Ids, Telling};
 use crate::metrics::Metrics;
 use crate::owned::Owned;
@@ -134,6 +135,7 @@ struct Worker {
     finisher: Finisher,
     /// What lower offsets hold, so that repeats are noticed.
     ids: Ids,
+    clock: Clock,
     /// Taken, and not begun.
     backlog: Backlog,
     /// Begun, and not finished.
@@ -195,6 +197,7 @@ impl Worker {
             dispatch,
             finisher,
             ids,
+            clock: Clock::default(),
             backlog,
             open: HashMap::new(),
             turns: Turns::default(),
@@ -216,7 +219,7 @@ impl Worker {
                 Some(step) = self.steps.next() => self.on(step),
                 (record, message) = async { reaching.as_mut().expect("guarded").await }, if waiting => {
                     reaching = None;
-                    self.backlog.push(record, message, now_ms());
+                    self.backlog.push(record, message, self.clock.now_ms());
                 }
                 record = next(&mut partition, reading) => match record {
                     Some(record) => reaching = self.take(record),
@@ -267,7 +270,7 @@ impl Worker {
         }
         match self.dispatch.config.current() {
             Some(snapshot) if snapshot.revision() >= message.revision => {
-                self.backlog.push(record, message, now_ms());
+                self.backlog.push(record, message, self.clock.now_ms());
                 None
             }
             _ => Some(Box::pin(reach(self.dispatch.config.clone(), record, message))),
@@ -278,7 +281,7 @@ impl Worker {
     fn begin_messages(&mut self) {
         let Some(snapshot) = self.dispatch.config.current() else { return };
         while self.open.len() < self.dispatch.settings.max_messages
-            && let Some(next) = self.backlog.begin(now_ms())
+            && let Some(next) = self.backlog.begin(self.clock.now_ms())
         {
             self.fan_out(next, &snapshot);
         }

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub mod attempts;
 pub mod auth;
 pub mod cache;
+pub mod clock;
 mod company;
 pub mod config;
 mod dead_letter;

@@ -4,7 +4,7 @@
 //! * `stream`: `StreamMessages`, in which each message stands for itself
 //! * `call`: what a call brings besides messages; `validate`: what a message must be
 //! * [`quota`]: how much a tenant may publish
-//! * `appends`: what is not acknowledged yet, in order; `circuit`: whether the log is away
+//! * `appends`: what is not acknowledged yet, in order; `share`: how much of that a tenant may have; `circuit`: whether the log is away
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +31,14 @@ use appends::Appends;
 use call::Call;
 use circuit::Circuit;
 use quota::Quotas;
+use share::Shares;
 
 mod appends;
 mod call;
 mod circuit;
 mod gate;
 pub mod quota;
+mod share;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -139,6 +141,7 @@ pub struct Publish {
     log: Arc<dyn Log>,
     circuit: Arc<Circuit>,
     quotas: Arc<Quotas>,
+    shares: Arc<Shares>,
     settings: Settings,
     metrics: Metrics,
     spans: Spans,
@@ -156,7 +159,8 @@ impl Publish {
         draining: CancellationToken,
     ) -> Self {
         let quotas = Arc::new(Quotas::new(settings.tenant_messages_per_second));
-        Self { config, log, circuit: Arc::default(), quotas, settings, metrics, spans, draining }
+        let (circuit, shares) = Default::default();
+        Self { config, log, circuit, quotas, shares, settings, metrics, spans, draining }
     }
 
     async fn publish(
@@ -172,7 +176,8 @@ impl Publish {
         let messages = validate::batch(request, &snapshot, &caller, self.settings.max_payload_bytes)?;
         let probe = self.circuit.admit()?;
         let taken = self.quotas.take(&tenant, snapshot.publish_quota(&tenant), messages.len());
-        taken.map_err(|retry| Error::QuotaExceeded { tenant, retry })?;
+        taken.map_err(|retry| Error::QuotaExceeded { tenant: tenant.clone(), retry })?;
+        self.shares.came(&tenant);
         let (mut appends, stamp) = (self.appends(), Stamp::new(call, begun.context, snapshot.revision()));
         messages.into_iter().for_each(|message| appends.append(stamp.record(message)));
         appends.keep(probe);
@@ -194,7 +199,8 @@ impl Publish {
     }
 
     fn appends(&self) -> Appends {
-        Appends::new(self.log.clone(), self.circuit.clone(), self.metrics.clone(), self.settings.append_timeout)
+        let (log, circuit, shares) = (self.log.clone(), self.circuit.clone(), self.shares.clone());
+        Appends::new(log, circuit, shares, self.metrics.clone(), self.settings.append_timeout)
     }
 
     fn ready(&self) -> Result<(), Error> {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,22 +81,33 @@ pub struct Groups(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    owned: Mutex<BTreeMap<(&'static str, Topic, i32), Finisher>>,
+    owned: Mutex<OwnedNow>,
+    /// How many owners there have been.
+    owners: AtomicU64,
     unfinished: Family<Of, Gauge>,
     oldest: Family<Of, Gauge>,
     failures: Counter,
 }
 
+/// What is owned by stage, topic and partition, and the number of its owner: a partition may have come back to this process while the
+/// owner from whom it was revoked still ends.
+type OwnedNow = BTreeMap<Key, (u64, Finisher)>;
+type Key = (&'static str, Topic, i32);
+
 /// A partition that is owned, until this is dropped.
 #[derive(Debug)]
 pub struct Owned {
     groups: Groups,
-    key: (&'static str, Topic, i32),
+    key: Key,
+    owner: u64,
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.groups.owned().remove(&self.key);
+        let mut owned = self.groups.owned();
+        if owned.get(&self.key).is_some_and(|(owner, _)| *owner == self.owner) {
+            owned.remove(&self.key);
+        }
     }
 }
 
@@ -125,19 +137,19 @@ impl Groups {
             "log_look_failures",
             "How often the log did not say where a partition ends, when that was looked at (every 5 s)",
         );
-        Self(Arc::new(Inner { owned: Mutex::default(), unfinished, oldest, failures }))
+        Self(Arc::new(Inner { owned: Mutex::default(), owners: AtomicU64::new(0), unfinished, oldest, failures }))
     }
 
-    fn owned(&self) -> MutexGuard<'_, BTreeMap<(&'static str, Topic, i32), Finisher>> {
+    fn owned(&self) -> MutexGuard<'_, OwnedNow> {
         self.0.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A stage owns a partition from now on.
     #[must_use]
     pub fn own(&self, stage: &'static str, topic: Topic, number: i32, finisher: Finisher) -> Owned {
-        let key = (stage, topic, number);
-        self.owned().insert(key, finisher);
-        Owned { groups: self.clone(), key }
+        let (key, owner) = ((stage, topic, number), self.0.owners.fetch_add(1, Ordering::Relaxed));
+        self.owned().insert(key, (owner, finisher));
+        Owned { groups: self.clone(), key, owner }
     }
 
     /// Looks at them every 5 s, for as long as this runs.
@@ -147,7 +159,7 @@ impl Groups {
             let owned = self.owned().clone();
             let mut ends = HashMap::new();
             let mut now_shown = Vec::new();
-            for ((stage, topic, number), finisher) in owned {
+            for ((stage, topic, number), (_, finisher)) in owned {
                 let of = [
                     ("stage", stage.to_owned()),
                     ("topic", log.layout().name(topic)),
@@ -254,6 +266,22 @@ fn cpu_seconds() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consumer;
+    use crate::offsets::Committed;
+
+    #[test]
+    fn a_partition_that_has_come_back_is_looked_at_when_its_owner_before_ends() {
+        let groups = Groups::default();
+        let own = || {
+            let (_, partition) = consumer::partition(Topic::Deliveries, 3, &Committed::default(), &Default::default());
+            groups.own("deliver", Topic::Deliveries, 3, partition.finisher())
+        };
+        let (before, now) = (own(), own());
+        drop(before);
+        assert_eq!(groups.owned().len(), 1);
+        drop(now);
+        assert!(groups.owned().is_empty());
+    }
 
     #[test]
     fn the_page_is_of_the_process_and_ends_as_it_must() {

@@ -14,12 +14,14 @@ use hookwire_tests::{on_both_shapes, say, wait_until};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Spread over partitions, of which either node has some.
 const PATHS: usize = 8;
-/// Of each path, so many are answered 500 first.
-const FAILURES: usize = 3;
+/// Of each path, of each node.
 const MESSAGES: usize = 20;
+/// Of each path, so many attempts are answered 500 first: all first ones, and half of the second.
+const FAILURES: usize = 3 * MESSAGES;
 
+/// A second attempt waits in its owner's memory, and so do some while the clock is moved; a third waits in a tier.
 fn options() -> Options {
-    Options { nodes: 2, ..Options::default() }.schedule(&[0, 1_000, 2_000, 1_000], &[500, 2_000, 8_000])
+    Options { nodes: 2, ..Options::default() }.schedule(&[0, 1_000, 2_000, 2_000, 2_000], &[1_500, 4_000, 8_000])
 }
 
 async fn nothing_waits_for_a_clock_that_is_an_hour_off(cluster: &mut Cluster) -> Result<()> {
@@ -41,7 +43,7 @@ async fn nothing_waits_for_a_clock_that_is_an_hour_off(cluster: &mut Cluster) ->
             ensure!(results.iter().all(|result| result.error.is_none()), "{results:?}");
             ids.extend(results.iter().map(|result| id_of(&result.name).to_owned()));
         }
-        // Then some of each path are on their way to their second attempt.
+        // Then some of each path wait for their second attempt.
         for path in &paths {
             wait_until("some have failed", LIMIT, async || Ok(failed(cluster, path, &ids) > 0)).await?;
         }

@@ -34,6 +34,7 @@ use super::seen::Seen;
 use super::settle::Settled;
 use super::tenants::{Place, Tenants};
 use crate::cache::snapshot::Subscription;
+use crate::clock::Clock;
 use crate::metrics::Share;
 use crate::stage::{ms, next, quarantine_reason, until};
 use crate::{dead_letter, retry};
@@ -59,13 +60,16 @@ const MANY_LANES: usize = 1_024;
 struct Item {
     record: Record,
     delivery: DeliveryRecord,
+    /// When it is due, by the owner's clock.
+    due_ms: i64,
     /// It has been found to be no repetition.
     is_first: bool,
     /// It has been here when it was due.
     has_come: bool,
     /// It has been here before it was due, and waited for a while.
     was_early: bool,
-    /// Revision of the subscription that its attempt is made under.
+    /// When its attempt was begun, and under which revision of the subscription.
+    begun_ms: i64,
     revision: i64,
     /// Of its attempt, while that is young.
     place: Option<Place>,
@@ -74,13 +78,15 @@ struct Item {
 }
 
 impl Item {
-    fn new(record: Record, delivery: DeliveryRecord) -> Self {
+    fn new(record: Record, delivery: DeliveryRecord, clock: &Clock) -> Self {
         Self {
             record,
+            due_ms: clock.from_machine_ms(delivery.due_time_ms),
             delivery,
             is_first: false,
             has_come: false,
             was_early: false,
+            begun_ms: 0,
             revision: 0,
             place: None,
             turn: None,
@@ -101,7 +107,8 @@ struct Entry {
 
 /// Owns a partition until it is revoked and what was begun is settled.
 pub(super) async fn own(node: Arc<Node>, partition: Partition) {
-    let Some((ordered, ends_at)) = ordered::load(&node, &partition).await else { return };
+    let clock = Clock::default();
+    let Some((ordered, ends_at)) = ordered::load(&node, &partition, &clock).await else { return };
     let owner = Owner {
         finisher: partition.finisher(),
         number: partition.number(),
@@ -111,7 +118,8 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
         sweep_at: MANY_LANES,
         soon: BTreeMap::new(),
         paced: BTreeSet::new(),
-        assigned_ms: now_ms(),
+        assigned_ms: clock.now_ms(),
+        clock,
         parked: Vec::new(),
         waiting: None,
         ordered,
@@ -132,6 +140,8 @@ pub(super) async fn own(node: Arc<Node>, partition: Partition) {
 struct Owner {
     node: Arc<Node>,
     share: Share,
+    /// Of all times below: a lane, a pause or a delivery that waits is not to wait longer, or any shorter, because the machine's clock was set.
+    clock: Clock,
     finisher: Finisher,
     /// Of the partition, and of that of `held`.
     number: i32,
@@ -229,10 +239,10 @@ impl Owner {
         match codec::decode_delivery(&record) {
             Ok(mut delivery) => {
                 self.held += 1;
-                let now = now_ms();
-                delivery.due_time_ms = retry::by_our_clock(delivery.due_time_ms, record.time_ms, now);
-                self.tenants.came(name::tenant_of(&delivery.subscription).unwrap_or_default(), now);
-                self.come(Item::new(record, delivery));
+                delivery.due_time_ms = retry::by_our_clock(&delivery, record.time_ms, now_ms());
+                let tenant = name::tenant_of(&delivery.subscription).unwrap_or_default();
+                self.tenants.came(tenant, self.clock.now_ms());
+                self.come(Item::new(record, delivery, &self.clock));
             }
             Err(error) => {
                 let (node, finisher) = (self.node.clone(), self.finisher.clone());
@@ -247,7 +257,7 @@ impl Owner {
 
     /// Decides where a delivery goes now. Each goes exactly one way.
     fn route(&mut self, mut item: Item) {
-        let (now, due) = (now_ms(), item.delivery.due_time_ms);
+        let (now, due) = (self.clock.now_ms(), item.due_ms);
         let Some(snapshot) =
             self.node.config.current().filter(|snapshot| snapshot.revision() >= item.delivery.revision)
         else {
@@ -266,7 +276,7 @@ impl Owner {
         if let Some(revision) = subscription.waits_since.filter(|_| !item.delivery.ping) {
             return self.wait_for_state(item, revision);
         }
-        if now > item.delivery.deadline_ms {
+        if now_ms() > item.delivery.deadline_ms {
             return self.dead(item, DeadReason::Expired);
         }
         let has_room = self.has_room(subscription, now);
@@ -275,7 +285,9 @@ impl Owner {
                 self.lane(&subscription.name).came_back();
             } else if let Some(last) = &item.delivery.last_attempt {
                 let ended = retry::ended_ms(last.time_ms, last.result.as_ref());
-                let at = retry::jittered(self.node.log.layout(), due, ended, rand::random());
+                let layout = self.node.log.layout();
+                let jitter_ms = retry::jitter_ms(layout, item.delivery.due_time_ms, ended, rand::random());
+                let at = due.saturating_add(jitter_ms);
                 if at > now && self.soon_has_room(&item) {
                     return self.wait_soon(item, at);
                 }
@@ -299,7 +311,7 @@ impl Owner {
             let is_alone = self.tenants.is_alone(name::tenant_of(&subscription.name).unwrap_or_default(), now);
             let max_lag = self.node.settings.max_lag;
             let max_lag = if is_alone { max_lag } else { max_lag.min(SHARED_LAG) };
-            let until = until.min(item.record.time_ms.saturating_add(ms(max_lag)));
+            let until = until.min(self.clock.from_machine_ms(item.record.time_ms).saturating_add(ms(max_lag)));
             if now < until {
                 self.waiting = Some((until, item));
                 return;
@@ -349,7 +361,7 @@ impl Owner {
         if self.parked.len() < MAX_PARKED {
             self.parked.push(item);
         } else {
-            let due = item.delivery.due_time_ms;
+            let due = item.due_ms;
             self.append_unchanged(item, due);
         }
     }
@@ -359,7 +371,7 @@ impl Owner {
         if item.turn.is_some() {
             return self.hold_until(item, at);
         }
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let is_soon = retry::tier(self.node.log.layout(), &item.delivery, at, now).is_none();
         if !self.soon_has_room(&item) {
             return self.append_unchanged(item, at);
@@ -375,11 +387,12 @@ impl Owner {
     }
 
     fn append_unchanged(&mut self, item: Item, due: i64) {
+        let now = self.clock.now_ms();
         if item.turn.is_some() {
-            return self.hold_until(item, due.max(now_ms() + self.smallest_tier_ms()));
+            return self.hold_until(item, due.max(now + self.smallest_tier_ms()));
         }
         let layout = self.node.log.layout();
-        let tier = retry::tier(layout, &item.delivery, due, now_ms()).unwrap_or(retry::SMALLEST);
+        let tier = retry::tier(layout, &item.delivery, due, now).unwrap_or(retry::SMALLEST);
         let successor = codec::delivery(layout, tier, &item.delivery);
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }
@@ -399,7 +412,7 @@ impl Owner {
     /// A delivery that is due, and for which its lane has no room: gets the lane's next slot.
     fn defer(&mut self, item: Item) {
         let Some(item) = self.first(item) else { return };
-        let (now, smallest) = (now_ms(), self.smallest_tier_ms());
+        let (now, smallest) = (self.clock.now_ms(), self.smallest_tier_ms());
         let node = self.node.clone();
         let slot = self.lane(&item.delivery.subscription).slot_ms(node.log.layout(), node.settings.max_deferral, now);
         if item.turn.is_some() {
@@ -414,9 +427,10 @@ impl Owner {
         }
         lane.deferred();
         let deferrals = item.delivery.deferrals.saturating_add(1);
-        let delivery = DeliveryRecord { due_time_ms: slot.max(now + smallest), deferrals, ..item.delivery.clone() };
+        let due_time_ms = self.clock.to_machine_ms(slot.max(now + smallest));
+        let delivery = DeliveryRecord { due_time_ms, deferrals, ..item.delivery.clone() };
         let layout = node.log.layout();
-        let successor = codec::delivery(layout, retry::topic(layout, &delivery, now), &delivery);
+        let successor = codec::delivery(layout, retry::topic(layout, &delivery, now_ms()), &delivery);
         self.settle(item, Settled { successor: Some(successor), attempt: None });
     }
 
@@ -494,7 +508,7 @@ impl Owner {
 
     /// How long until something is to be looked at again.
     fn wake(&self) -> Option<Duration> {
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let soon = self.soon.first_key_value().map(|((at, _), _)| until(*at, now));
         let waiting = self.waiting.as_ref().map(|(at, _)| until(*at, now));
         let stale = self.is_stale.then_some(STALE_WAIT);
@@ -506,7 +520,7 @@ impl Owner {
     }
 
     fn on_timer(&mut self) {
-        let now = now_ms();
+        let now = self.clock.now_ms();
         while let Some(entry) = self.soon.first_entry().filter(|entry| entry.key().0 <= now) {
             let item = entry.remove();
             if let Some(entry) = self.lanes.get_mut(item.delivery.subscription.as_str()) {

@@ -31,7 +31,8 @@ impl Settled {
     pub fn next_time_ms(&self, node: &Node) -> Option<i64> {
         let attempt = self.attempt.as_ref().filter(|attempt| attempt.outcome() == AttemptOutcome::Retry)?;
         let ended_ms = retry::ended_ms(attempt.time_ms, attempt.result.as_ref());
-        Some(retry::jittered(node.log.layout(), attempt.next_time_ms, ended_ms, rand::random()))
+        let next_ms = attempt.next_time_ms;
+        Some(next_ms.saturating_add(retry::jitter_ms(node.log.layout(), next_ms, ended_ms, rand::random())))
     }
 
     /// Appends both, for as long as it takes; where the successor is, if there is one and the log took it. `None` if not both

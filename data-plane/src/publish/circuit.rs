@@ -48,7 +48,7 @@ impl Circuit {
     /// # Errors
     /// [`Error::LogUnavailable`] while the log is away and probed already.
     pub(super) fn admit(self: &Arc<Self>) -> Result<Option<Probe>, Error> {
-        if !self.is_away.load(Ordering::Acquire) {
+        if !self.is_away() {
             return Ok(None);
         }
         match self.is_probed.swap(true, Ordering::AcqRel) {
@@ -57,10 +57,15 @@ impl Circuit {
         }
     }
 
+    /// Whether the log is away.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Acquire)
+    }
+
     /// An append was acknowledged.
     pub(super) fn acknowledged(&self) {
         self.acknowledged.fetch_max(self.since_epoch(Instant::now()), Ordering::AcqRel);
-        if self.is_away.load(Ordering::Acquire) && self.is_away.swap(false, Ordering::AcqRel) {
+        if self.is_away() && self.is_away.swap(false, Ordering::AcqRel) {
             tracing::info!("the log acknowledges messages again");
         }
     }

@@ -154,6 +154,7 @@ impl Session {
             self.wait(request, time);
             return Ok(());
         }
+        self.publish.shares.came(tenant);
         let (begun, count) = (self.publish.spans.call(self.call.trace), request.messages.len());
         let stamp = Stamp::new(&self.call, begun.context, snapshot.revision());
         for (index, message) in request.messages.into_iter().enumerate() {

@@ -26,6 +26,7 @@ use tonic_types::{RpcStatusExt as _, StatusExt as _};
 use super::*;
 use crate::server;
 
+mod places;
 mod stream;
 
 const KEY: &str = "hwk_publisher";

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hookwire_log::{Layout, Topic};
-use hookwire_proto::log::{AttemptResult, DeliveryRecord};
+use hookwire_proto::log::{AttemptResult, DeliveryRecord, LastAttempt};
 
 use crate::stage::{ms, until};
 
@@ -30,9 +30,14 @@ pub(crate) fn tier(layout: &Layout, delivery: &DeliveryRecord, at_ms: i64, now_m
     layout.tier(until(at_ms, now_ms), slack)
 }
 
-/// When a delivery is due by our clock, which is behind the log's if a record is from the future: that was appended just now.
-pub(crate) fn by_our_clock(due_ms: i64, appended_ms: i64, now_ms: i64) -> i64 {
-    due_ms.saturating_sub(appended_ms.saturating_sub(now_ms).max(0)).max(0)
+/// When a delivery is due by our clock. That is behind the log's if a record is from the future: it was appended just now. And the clock of who
+/// wrote it was ahead of the log's if its attempt ended only after it was appended.
+pub(crate) fn by_our_clock(delivery: &DeliveryRecord, appended_ms: i64, now_ms: i64) -> i64 {
+    let log_ahead_ms = appended_ms.saturating_sub(now_ms).max(0);
+    let ended_ms = |last: &LastAttempt| ended_ms(last.time_ms, last.result.as_ref());
+    let writer_ahead_ms =
+        delivery.last_attempt.as_ref().map_or(0, |last| ended_ms(last).saturating_sub(appended_ms).max(0));
+    delivery.due_time_ms.saturating_sub(log_ahead_ms).saturating_sub(writer_ahead_ms).max(0)
 }
 
 /// When an attempt ended, in milliseconds since 1970.
@@ -40,9 +45,9 @@ pub(crate) fn ended_ms(time_ms: i64, result: Option<&AttemptResult>) -> i64 {
     time_ms + result.map_or(0, |result| result.duration_us / 1_000)
 }
 
-/// When the attempt after one that ended then is made, a little after it is due, in milliseconds since 1970. `chance` from 0 to 1.
-pub(crate) fn jittered(layout: &Layout, due_ms: i64, ended_ms: i64, chance: f64) -> i64 {
-    due_ms.saturating_add(ms(schedule::jitter(until(due_ms, ended_ms), layout.delay(SMALLEST), chance)))
+/// How long after it is due the attempt after one that ended then is made. `chance` from 0 to 1.
+pub(crate) fn jitter_ms(layout: &Layout, due_ms: i64, ended_ms: i64, chance: f64) -> i64 {
+    ms(schedule::jitter(until(due_ms, ended_ms), layout.delay(SMALLEST), chance))
 }
 
 /// How far ahead a delivery is deferred at most, if its recipient has been in trouble for so long: the smallest tier that is longer, so that
@@ -60,11 +65,24 @@ pub(crate) const SMALLEST: Topic = Topic::Retries(0);
 mod tests {
     use super::*;
 
+    fn due_ms(due_time_ms: i64, ended_ms: Option<i64>, appended_ms: i64, now_ms: i64) -> i64 {
+        let last_attempt = ended_ms.map(|time_ms| LastAttempt { time_ms, ..LastAttempt::default() });
+        by_our_clock(&DeliveryRecord { due_time_ms, last_attempt, ..DeliveryRecord::default() }, appended_ms, now_ms)
+    }
+
     #[test]
     fn a_clock_that_is_behind_the_logs_makes_nothing_due_later() {
         let hour = 3_600_000;
-        assert_eq!(by_our_clock(10_000, 8_000, 9_000), 10_000);
-        assert_eq!(by_our_clock(10_000 + hour, 8_000 + hour, 8_000), 10_000);
-        assert_eq!(by_our_clock(0, 8_000 + hour, 8_000), 0, "what is due at once stays so");
+        assert_eq!(due_ms(10_000, None, 8_000, 9_000), 10_000);
+        assert_eq!(due_ms(10_000 + hour, None, 8_000 + hour, 8_000), 10_000);
+        assert_eq!(due_ms(0, None, 8_000 + hour, 8_000), 0, "what is due at once stays so");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_of_the_logs_made_nothing_due_later() {
+        let hour = 3_600_000;
+        assert_eq!(due_ms(10_000, Some(7_900), 8_000, 9_000), 10_000);
+        assert_eq!(due_ms(10_000 + hour, Some(8_000 + hour), 8_000, 9_000), 10_000);
+        assert_eq!(due_ms(10_000 + hour, Some(8_000 + hour), 8_000 + hour, 9_000), 11_000, "both, or the log's own");
     }
 }

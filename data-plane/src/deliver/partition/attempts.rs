@@ -15,14 +15,13 @@ use super::super::make::{Ended, is_gone, make, not_before_ms, signal};
 use super::super::settle::{self, Settled};
 use super::{Item, Owner};
 use crate::cache::snapshot::Subscription;
-use crate::stage::to_ms;
 
 impl Owner {
     /// Begins what a lane and its tenant allow.
     pub(super) fn begin(&mut self, name: &str) {
         while let Some((lane, _)) = self.lanes.get_key_value(name).filter(|(_, entry)| entry.lane.queued() > 0) {
             let tenant = name::tenant_of(name).unwrap_or_default();
-            if !self.tenants.may_begin(tenant, now_ms()) {
+            if !self.tenants.may_begin(tenant, self.clock.now_ms()) {
                 return self.tenants.line_up(tenant, lane);
             }
             if !self.begin_next(name) {
@@ -33,7 +32,7 @@ impl Owner {
 
     /// Lanes that stand in line begin one attempt each, while there are places for them.
     pub(super) fn begin_in_line(&mut self) {
-        while let Some(name) = self.tenants.next_in_line(now_ms()) {
+        while let Some(name) = self.tenants.next_in_line(self.clock.now_ms()) {
             // What waited may have been deferred, and the lane dropped since.
             if self.lanes.contains_key(&name) && self.begin_next(&name) && self.lane(&name).queued() > 0 {
                 self.tenants.line_up(name::tenant_of(&name).unwrap_or_default(), &name);
@@ -47,7 +46,7 @@ impl Owner {
             self.is_stale |= self.lane(name).queued() > 0;
             return false;
         }
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let Some(item) = self.lane(name).begin(now) else {
             if let Some(at) = self.lane(name).paced_until_ms(now) {
                 self.paced.insert((at, name.into()));
@@ -67,7 +66,7 @@ impl Owner {
                 self.lane(name).put_back(None);
                 self.wait_for_state(item, revision);
             }
-            (Some(subscription), _) if now <= item.delivery.deadline_ms => self.attempt(item, subscription),
+            (Some(subscription), _) if now_ms() <= item.delivery.deadline_ms => self.attempt(item, subscription),
             (subscription, _) => {
                 self.lane(name).put_back(None);
                 self.dead(item, subscription.map_or(DeadReason::Deleted, |_| DeadReason::Expired));
@@ -79,7 +78,8 @@ impl Owner {
     pub(super) fn attempt(&mut self, mut item: Item, subscription: Arc<Subscription>) {
         item.revision = subscription.revision;
         let tenant = name::tenant_of(&subscription.name).unwrap_or_default();
-        item.place = Some(self.tenants.begin(tenant, now_ms()));
+        item.begun_ms = self.clock.now_ms();
+        item.place = Some(self.tenants.begin(tenant, item.begun_ms));
         let (node, finisher, revoked) = (self.node.clone(), self.finisher.clone(), self.revoked.clone());
         let id = name::new_attempt_id();
         self.attempts.spawn(async move {
@@ -106,14 +106,14 @@ impl Owner {
         match ended {
             Ended::Finished(finished) => {
                 let signal = signal(&finished);
-                let now = SystemTime::now();
-                let not_before = not_before_ms(&finished, now).filter(|_| signal != Signal::Success);
-                let (began, now) = (to_ms(finished.started), to_ms(now));
+                let not_before = not_before_ms(&finished, SystemTime::now()).filter(|_| signal != Signal::Success);
+                let not_before = not_before.map(|at_ms| self.clock.from_machine_ms(at_ms));
+                let now = self.clock.now_ms();
                 if is_gone(&finished) {
                     self.lanes.get_mut(name.as_str()).expect("it holds this").gone = Some(item.revision);
                 }
                 let lane = self.lane(&name);
-                lane.ended(began, now, finished.duration, signal, not_before);
+                lane.ended(item.begun_ms, now, finished.duration, signal, not_before);
                 let deferred = if lane.is_pausing_beyond(now + smallest) { lane.drain() } else { Default::default() };
                 deferred.into_iter().for_each(|item| self.defer(item));
                 self.settle_attempt(item, id, &finished);
@@ -147,7 +147,7 @@ impl Owner {
         let is_ordered = item.turn.is_some();
         let settled = settle::after(&self.node, own, is_ordered, &item.delivery, id, item.revision, finished);
         if let (Some((key, turn)), Some(at_ms)) = (&item.turn, settled.next_time_ms(&self.node)) {
-            self.ordered.moves(key, *turn, at_ms);
+            self.ordered.moves(key, *turn, self.clock.from_machine_ms(at_ms));
         }
         self.settle(item, settled);
     }

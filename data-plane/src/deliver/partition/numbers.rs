@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use hookwire_log::forward::now_ms;
-
 use super::{Entry, Owner};
 use crate::metrics::Lanes;
 
@@ -13,7 +11,7 @@ pub(super) const EVERY: Duration = Duration::from_secs(1);
 impl Owner {
     /// Counts, and tells the node.
     pub(super) fn count(&mut self) {
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let (mut lanes, mut queued, mut deferred) = ([0; 4], 0, 0);
         for Entry { lane, .. } in self.lanes.values() {
             let state = match () {

@@ -17,6 +17,7 @@ use super::super::Node;
 use super::super::ordered::{self, Key, Next, Offered, Ordered, Turn};
 use super::super::settle::Settled;
 use super::{Item, Owner};
+use crate::clock::Clock;
 use crate::retry;
 use crate::stage::quarantine_reason;
 
@@ -33,10 +34,10 @@ pub(super) type Found = (Key, Turn, Option<Record>);
 
 /// Reads what is in a partition of `held`, for as long as it takes, and where `deliveries` ends: below that may be what precedes those that
 /// are held. `None` if `deliveries` was revoked meanwhile.
-pub(super) async fn load(node: &Node, partition: &Partition) -> Option<(Ordered<Item>, Offset)> {
+pub(super) async fn load(node: &Node, partition: &Partition, clock: &Clock) -> Option<(Ordered<Item>, Offset)> {
     let number = partition.number();
     let load = async {
-        let ordered = load_partition(node, number).await;
+        let ordered = load_partition(node, number, clock).await;
         let end = if ordered.is_behind() { end(&*node.log, Topic::Deliveries, number).await } else { 0 };
         (ordered, end)
     };
@@ -46,7 +47,7 @@ pub(super) async fn load(node: &Node, partition: &Partition) -> Option<(Ordered<
     }
 }
 
-async fn load_partition(node: &Node, number: i32) -> Ordered<Item> {
+async fn load_partition(node: &Node, number: i32, clock: &Clock) -> Ordered<Item> {
     let mut held: HashMap<Bytes, (Key, Turn, Offset, i64)> = HashMap::new();
     let mut wrong: HashMap<Bytes, (Record, QuarantineReason, String)> = HashMap::new();
     each(&*node.log, number, 0, |record| {
@@ -58,7 +59,9 @@ async fn load_partition(node: &Node, number: i32) -> Ordered<Item> {
             return;
         }
         let placed = codec::decode_delivery(&record).and_then(|delivery| match ordered::place(&delivery) {
-            Some((key, turn)) => Ok((key, turn, record.offset, due_ms(node, &delivery))),
+            Some((key, turn)) => {
+                Ok((key, turn, record.offset, clock.from_machine_ms(due_ms(node, &record, &delivery))))
+            }
             None => Err(codec::Error::Invalid { field: "ordering_key" }),
         });
         match placed {
@@ -129,15 +132,14 @@ async fn find(log: &dyn Log, number: i32, offset: Offset, turn: Turn) -> Option<
     newest.filter(|record| !record.value.is_empty())
 }
 
-/// When a held delivery is looked at.
-fn due_ms(node: &Node, delivery: &DeliveryRecord) -> i64 {
-    match &delivery.last_attempt {
-        Some(last) => {
-            let ended_ms = retry::ended_ms(last.time_ms, last.result.as_ref());
-            retry::jittered(node.log.layout(), delivery.due_time_ms, ended_ms, rand::random())
-        }
-        None => delivery.due_time_ms,
-    }
+/// When a held delivery is looked at, by the machine's clock.
+fn due_ms(node: &Node, record: &Record, delivery: &DeliveryRecord) -> i64 {
+    let due_ms = retry::by_our_clock(delivery, record.time_ms, now_ms());
+    let jitter_ms = delivery.last_attempt.as_ref().map_or(0, |last| {
+        let ended_ms = retry::ended_ms(last.time_ms, last.result.as_ref());
+        retry::jitter_ms(node.log.layout(), delivery.due_time_ms, ended_ms, rand::random())
+    });
+    due_ms.saturating_add(jitter_ms)
 }
 
 impl Owner {
@@ -175,7 +177,7 @@ impl Owner {
         if self.ordered.is_behind() && self.finisher.has_read_to(self.ends_at) {
             self.ordered.caught_up();
         }
-        while let Some(next) = self.ordered.next(self.may_read(), now_ms()) {
+        while let Some(next) = self.ordered.next(self.may_read(), self.clock.now_ms()) {
             match next {
                 Next::Here(key, turn, item) => self.route(Item { turn: Some((key, turn)), ..item }),
                 Next::Held(key, turn, offset) => match self.slot_of(&key) {
@@ -193,7 +195,7 @@ impl Owner {
 
     /// When a held delivery is looked at again for which its lane has no room now.
     fn slot_of(&mut self, key: &Key) -> Option<i64> {
-        let now = now_ms();
+        let now = self.clock.now_ms();
         let snapshot = self.node.config.current()?;
         let subscription = snapshot.subscription(key.subscription()).filter(|it| it.waits_since.is_none())?;
         let has_room = self.has_room(subscription, now);
@@ -220,7 +222,11 @@ impl Owner {
         };
         match codec::decode_delivery(&record) {
             // No step of it is asked for twice: whose turn it is has said so.
-            Ok(delivery) => self.route(Item { turn: Some((key, turn)), is_first: true, ..Item::new(record, delivery) }),
+            // It was read since it is due.
+            Ok(delivery) => {
+                let (item, due_ms) = (Item::new(record, delivery, &self.clock), self.clock.now_ms());
+                self.route(Item { due_ms, turn: Some((key, turn)), is_first: true, ..item });
+            }
             Err(error) => {
                 self.held -= 1;
                 self.ordered.done(&key, turn);
