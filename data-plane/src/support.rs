@@ -89,6 +89,10 @@ impl Log for Fallible {
         self.inner.read(topic, partition, from, max_records, max_bytes).await
     }
 
+    fn now_ms(&self) -> i64 {
+        self.inner.now_ms()
+    }
+
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<Bounds, Error> {
         if topic == Topic::Ids && self.is_unavailable.load(Ordering::SeqCst) {
             return Err(Error::Unavailable { detail: "as told".into() });

@@ -251,6 +251,10 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::Unavailable`].
     async fn committed(&self, group: &str, topic: Topic, partition: i32) -> Result<Option<offsets::Committed>, Error>;
 
+    /// The log's time now, by the last append (of Kafka's brokers, so it may be off by what that took), in milliseconds since 1970. How long a
+    /// record has been there is told by this, and not by this machine's clock, which may be off.
+    fn now_ms(&self) -> i64;
+
     /// Joins a consumer group. The member gets its share of all partitions of the topics and keeps it until others join,
     /// it leaves, or it dies. `group` is prefixed with the layout's prefix.
     ///

@@ -323,6 +323,10 @@ impl Log for Memory {
         unreachable!("nobody joins")
     }
 
+    fn now_ms(&self) -> i64 {
+        now_ms()
+    }
+
     async fn check(&self) -> Result<Health, Error> {
         unreachable!("nobody asks")
     }

@@ -127,6 +127,10 @@ impl Log for MemoryLog {
         unimplemented!("publish does not consume")
     }
 
+    fn now_ms(&self) -> i64 {
+        forward::now_ms()
+    }
+
     async fn check(&self) -> Result<Health, hookwire_log::Error> {
         Ok(Health::default())
     }

@@ -30,14 +30,13 @@ pub(crate) fn tier(layout: &Layout, delivery: &DeliveryRecord, at_ms: i64, now_m
     layout.tier(until(at_ms, now_ms), slack)
 }
 
-/// When a delivery is due by our clock. That is behind the log's if a record is from the future: it was appended just now. And the clock of who
-/// wrote it was ahead of the log's if its attempt ended only after it was appended.
+/// When a delivery is due by our clock, if that of who wrote it is ahead of ours or of the log's: its last attempt, or else the record itself, is
+/// then from the future, or the attempt ended only after it was recorded.
 pub(crate) fn by_our_clock(delivery: &DeliveryRecord, appended_ms: i64, now_ms: i64) -> i64 {
-    let log_ahead_ms = appended_ms.saturating_sub(now_ms).max(0);
     let ended_ms = |last: &LastAttempt| ended_ms(last.time_ms, last.result.as_ref());
-    let writer_ahead_ms =
-        delivery.last_attempt.as_ref().map_or(0, |last| ended_ms(last).saturating_sub(appended_ms).max(0));
-    delivery.due_time_ms.saturating_sub(log_ahead_ms).saturating_sub(writer_ahead_ms).max(0)
+    let written_ms = delivery.last_attempt.as_ref().map_or(appended_ms, ended_ms);
+    let ahead_ms = written_ms.saturating_sub(now_ms.min(appended_ms)).max(0);
+    delivery.due_time_ms.saturating_sub(ahead_ms).max(0)
 }
 
 /// When an attempt ended, in milliseconds since 1970.
@@ -83,6 +82,7 @@ mod tests {
         let hour = 3_600_000;
         assert_eq!(due_ms(10_000, Some(7_900), 8_000, 9_000), 10_000);
         assert_eq!(due_ms(10_000 + hour, Some(8_000 + hour), 8_000, 9_000), 10_000);
-        assert_eq!(due_ms(10_000 + hour, Some(8_000 + hour), 8_000 + hour, 9_000), 11_000, "both, or the log's own");
+        assert_eq!(due_ms(10_000 + hour, Some(8_000 + hour), 8_000 + hour, 9_000), 11_000, "with the log's");
+        assert_eq!(due_ms(10_000, Some(7_900), 8_000 + hour, 9_000), 10_000, "of the log's alone it is none");
     }
 }

@@ -64,7 +64,7 @@ async fn schedule(log: Arc<dyn Log>, metrics: Metrics, mut partition: Partition)
                 appends.extend(head.take().map(|head| pass_on(&log, &metrics, &tier, head)));
             }
             record = next(&mut partition, reading) => match record {
-                Some(record) => head = Some(Head::new(record, &tier, now_ms())),
+                Some(record) => head = Some(Head::new(record, &tier, log.now_ms())),
                 None => break,
             },
         }
@@ -83,9 +83,10 @@ struct Head {
 }
 
 impl Head {
-    fn new(record: Record, tier: &Tier, now_ms: i64) -> Self {
-        // The log's clock may be ahead of ours: a record from the future was appended just now.
-        let waited = until(now_ms, record.time_ms);
+    /// By the log's clock: were it ours, and an hour behind the log's, each would wait for as long as all before it together.
+    fn new(record: Record, tier: &Tier, log_now_ms: i64) -> Self {
+        // As long as it isn't known that ours is behind, a record may come from the future.
+        let waited = until(log_now_ms, record.time_ms);
         Self { record, time: Instant::now() + tier.delay.saturating_sub(waited) }
     }
 }

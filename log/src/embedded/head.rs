@@ -121,6 +121,11 @@ impl Heads {
         self.0.get(&place).expect("every partition of the layout has a head, and places are checked where they come in")
     }
 
+    /// When the newest record of all was appended; 0 if there is none.
+    pub(super) fn newest_ms(&self) -> i64 {
+        self.0.values().map(Head::last_time_ms).max().unwrap_or_default()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (Place, &Head)> {
         self.0.iter().map(|(place, head)| (*place, head))
     }

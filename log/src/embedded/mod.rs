@@ -18,12 +18,14 @@ use crate::{
     Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, MAX_RECORD_BYTES, NewRecord, Offset, Pending,
     Record, Topic,
 };
+use clock::Clock;
 use group::Groups;
 use head::{Heads, Place};
 use store::Store;
 use writer::{Queue, Work};
 
 mod assignment;
+mod clock;
 mod group;
 mod head;
 mod retention;
@@ -58,6 +60,7 @@ struct Inner {
     settings: Settings,
     layout: Arc<Layout>,
     heads: Heads,
+    clock: Clock,
     /// `None` while it is being opened again after an error, and when the log is closed.
     store: RwLock<Option<Store>>,
     queue: Queue,
@@ -88,6 +91,7 @@ impl EmbeddedLog {
             queue: Queue::new(settings.max_waiting_bytes),
             settings,
             layout: Arc::new(layout),
+            clock: Clock::after(heads.newest_ms()),
             heads,
             store: RwLock::new(Some(store)),
             groups: Groups::default(),
@@ -168,6 +172,10 @@ impl Log for EmbeddedLog {
 
     fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
         group::join(&self.inner, group, topics, options)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
     }
 
     async fn check(&self) -> Result<Health, Error> {

@@ -74,6 +74,10 @@ impl Log for Shared {
         self.log.committed(group, topic, partition).await
     }
 
+    fn now_ms(&self) -> i64 {
+        self.log.now_ms()
+    }
+
     fn join(&self, group: &str, topics: &[Topic], options: ConsumerOptions) -> Result<Consumer, Error> {
         self.log.join(group, topics, options)
     }

@@ -11,7 +11,7 @@ use super::Inner;
 use super::head::Place;
 use super::store::{Batch, Store};
 use crate::offsets::Committed;
-use crate::{Appended, Error, NewRecord, Offset, Pending, Record, forward};
+use crate::{Appended, Error, NewRecord, Offset, Pending, Record};
 
 /// A batch is closed when it has this many bytes, or this many entries: what waits behind it is not held up for long.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
@@ -201,7 +201,7 @@ fn write(inner: &Inner, batch: &[Work]) -> Result<Vec<Record>, Error> {
     let mut entries = store.batch();
     let mut ends = HashMap::new();
     let mut appended = Vec::new();
-    let now_ms = forward::now_ms();
+    let now_ms = inner.clock.now_ms();
     for work in batch {
         match work {
             Work::Append(new, _) => {

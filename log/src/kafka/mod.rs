@@ -16,7 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::offsets::Committed;
-use crate::{Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, Pending, Record, Topic};
+use crate::{
+    Bounds, Consumer, ConsumerOptions, Error, Health, Layout, Log, NewRecord, Offset, Pending, Record, Topic, forward,
+};
 use context::Names;
 use groups::Groups;
 use membership::Membership;
@@ -173,6 +175,10 @@ impl Log for KafkaLog {
         memberships.retain(|left| !left.is_cancelled());
         memberships.push(left.clone());
         Ok(Consumer::new(assignments, leave, left))
+    }
+
+    fn now_ms(&self) -> i64 {
+        forward::now_ms().saturating_add(self.producer.clock_ahead_ms())
     }
 
     async fn check(&self) -> Result<Health, Error> {
