@@ -12,7 +12,7 @@ use hookwire_proto::v1::{NewMessage, StreamMessagesRequest};
 use hookwire_tests::api::{Api, id_of, message};
 use hookwire_tests::cluster::{self, Cluster, Options, Shape};
 use hookwire_tests::machine::{Kafka, Servers};
-use hookwire_tests::{say, wait_until};
+use hookwire_tests::{is_full, say, wait_until};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -54,8 +54,8 @@ impl Seen {
         *self.longest.lock().expect("nothing panics while it holds this lock")
     }
 
-    fn acknowledged(&self) -> usize {
-        self.acknowledged.lock().expect("nothing panics while it holds this lock").len()
+    fn acknowledged(&self) -> HashSet<String> {
+        self.acknowledged.lock().expect("nothing panics while it holds this lock").clone()
     }
 
     fn waited(&self, since: Instant) {
@@ -97,11 +97,13 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
         };
     }
     let more = async |count: usize| {
-        let before = seen.acknowledged();
-        wait_until("publishing goes on", LIMIT, async || Ok(seen.acknowledged() >= before + count)).await
+        let before = seen.acknowledged().len();
+        wait_until("publishing goes on", LIMIT, async || Ok(seen.acknowledged().len() >= before + count)).await
     };
     more(ENOUGH).await?;
-    for fault in ["stands still", "is killed"] {
+    // Clients that come back find a broker that is only about to lead partitions and groups; what they make of that differs from time to time.
+    let faults = [vec!["stands still"], vec!["is killed"; if is_full() { 10 } else { 1 }]].concat();
+    for fault in faults {
         let (refused, unacknowledged) = (seen.refused(), seen.unacknowledged());
         if fault == "is killed" {
             kafka.kill(1)?
@@ -119,6 +121,7 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
             kafka.resume(1)?
         }
         more(ENOUGH).await?;
+        cluster.receiver.wait_for_all("/away", &seen.acknowledged(), LIMIT).await?;
         say(&format!(
             "the log {fault}: {} messages not acknowledged, {} refused at once, the longest wait {:?}",
             seen.unacknowledged() - unacknowledged,
@@ -131,7 +134,7 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
         caller??;
     }
     ensure!(seen.longest() < PATIENCE, "a caller waited {:?}", seen.longest());
-    let acknowledged = seen.acknowledged.lock().expect("nothing panics while it holds this lock").clone();
+    let acknowledged = seen.acknowledged();
     cluster.receiver.wait_for_all("/away", &acknowledged, LIMIT).await?;
     say(&format!("all {} messages that were acknowledged arrived", acknowledged.len()));
     Ok(())

@@ -52,6 +52,8 @@ struct World {
     settings: Settings,
     schedule: Schedule,
     away: Away,
+    /// Until then a success takes 2 s.
+    slow_until_ms: i64,
     lane: Lane<usize>,
     deliveries: Vec<Delivery>,
     events: BinaryHeap<Reverse<(i64, Event)>>,
@@ -68,6 +70,7 @@ impl World {
             settings: Settings::default(),
             schedule: Schedule::default(),
             away,
+            slow_until_ms: 0,
             lane: Lane::new(CAP),
             deliveries: (0..count).map(|_| delivery()).collect(),
             // A partition is read as fast as what comes of it is appended.
@@ -130,7 +133,11 @@ impl World {
     fn begin(&mut self, now: i64) {
         while let Some(n) = self.lane.begin(now) {
             self.attempts += 1;
-            let after = if now < self.away.until_ms { self.away.after } else { Duration::from_millis(10) };
+            let after = match () {
+                () if now < self.away.until_ms => self.away.after,
+                () if now < self.slow_until_ms => Duration::from_secs(2),
+                () => Duration::from_millis(10),
+            };
             self.events.push(Reverse((now + i64::try_from(after.as_millis()).unwrap(), Event::Ended(n, now))));
         }
         if let Some(at) = self.lane.paced_until_ms(now) {
@@ -200,4 +207,17 @@ fn a_short_outage_is_soon_forgotten() {
     assert!(world.delivered() >= 475, "{}", world.delivered());
     world.run_until(400_000);
     assert_eq!(world.delivered(), 500);
+}
+
+#[test]
+fn what_was_slow_for_a_minute_is_made_up_for_in_minutes() {
+    // A success that takes long: the recipient has too much to do, or this node.
+    let mut world = World::new(20_000, Away { error: AttemptError::Connect, after: Duration::ZERO, until_ms: 0 });
+    world.slow_until_ms = 60_000;
+    world.run_until(60_000);
+    assert!(world.delivered() < 2_000, "{}", world.delivered());
+    world.run_until(60_000 + 330_000);
+    assert_eq!(world.delivered(), 20_000, "{:?}", world.writes());
+    let (mean, most) = world.writes();
+    assert!(mean <= 12.0 && most <= 24, "{mean} records a delivery on the average, {most} for one");
 }

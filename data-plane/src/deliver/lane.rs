@@ -16,7 +16,7 @@ use hookwire_log::Layout;
 
 use super::backoff::{BackOff, Feedback, Signal};
 use crate::retry;
-use crate::stage::ms;
+use crate::stage::{ms, until};
 
 /// A lane whose attempts end closer together than this is brisk.
 const BRISK: Duration = Duration::from_millis(5);
@@ -60,6 +60,8 @@ pub struct Lane<T> {
     full_us: i64,
     /// The last slot that was booked, in microseconds.
     clock_us: i64,
+    /// Since when it has more than it can take, until it has nothing to do again.
+    behind_since_ms: Option<i64>,
     /// Deferred, and not come back.
     backlog: u64,
     /// When an attempt last began or ended.
@@ -76,6 +78,7 @@ impl<T> Lane<T> {
             rate: None,
             full_us: i64::MIN,
             clock_us: 0,
+            behind_since_ms: None,
             backlog: 0,
             moved_ms: i64::MIN,
         }
@@ -203,6 +206,11 @@ impl<T> Lane<T> {
             // Recovered: slots that were booked far ahead while it was slow are no measure for what comes now.
             self.clock_us = self.clock_us.min(us(now_ms));
         }
+        if signal == Signal::Success && self.held() == 0 {
+            // Neither are they when it has nothing to do before they have come.
+            self.clock_us = self.clock_us.min(us(now_ms));
+            self.behind_since_ms = None;
+        }
     }
 
     /// Takes out all that wait, to be deferred.
@@ -219,10 +227,18 @@ impl<T> Lane<T> {
     }
 
     /// When one is looked at again that is due and for which there is no room: at the next slot, or before that when the slot is farther ahead
-    /// than `max_deferral` or than the recipient's trouble makes sense. In milliseconds since 1970, always after `now_ms`.
+    /// than `max_deferral`, or than makes sense after so much time in which its recipient had trouble or was too slow: that may be over soon, and it
+    /// may have been this node that was slow. What a rate lets begin is known, and no guess. In milliseconds since 1970, always after `now_ms`.
     pub fn slot_ms(&mut self, layout: &Layout, max_deferral: Duration, now_ms: i64) -> i64 {
+        let since_ms = *self.behind_since_ms.get_or_insert(now_ms);
         let trouble = self.back_off.trouble(now_ms);
-        let ahead = trouble.map_or(max_deferral, |trouble| max_deferral.min(retry::patience(layout, trouble)));
+        let is_paced =
+            trouble.is_none() && self.rate.is_some_and(|rate| rate.interval_us >= self.back_off.interval_us());
+        let ahead = if is_paced {
+            max_deferral
+        } else {
+            max_deferral.min(retry::patience(layout, trouble.unwrap_or_else(|| until(now_ms, since_ms))))
+        };
         let farthest = now_ms.saturating_add(ms(ahead)).max(self.back_off.not_before_ms());
         // After now, or it would be looked at again at once.
         (self.book_us(now_ms.saturating_add(1)) / 1_000).min(farthest)
