@@ -6,6 +6,7 @@
 //! * [`name`]: resource names and ids, parsed and made in one place
 //! * [`egress`]: which URLs and addresses requests may be sent to
 //! * [`pattern`]: which event types a subscription asks for
+//! * [`private_key`]: private keys in PEM, without copies
 //! * [`role`]: what nodes do
 //! * [`schema`]: what payloads of an event type are
 //! * [`seal`]: how secrets are closed by the control plane and opened by nodes
@@ -51,6 +52,7 @@ pub mod body;
 pub mod egress;
 pub mod name;
 pub mod pattern;
+pub mod private_key;
 pub mod role;
 pub mod schema;
 pub mod seal;

@@ -266,7 +266,7 @@ impl Cluster {
                 let sets = options.of_plane(&["log"]);
                 run(&[vec!["topics".into(), "apply".into(), "--config".into(), text(&file)], sets].concat())?;
             }
-            let sets = options.of_plane(&["log", "egress", "telemetry"]);
+            let sets = options.of_plane(&["log", "egress", "index", "telemetry"]);
             let arguments = [vec!["control-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(&name, &hookwire()?, &arguments, path);
             let member = Member { process, url: https(*port), ops: format!("http://127.0.0.1:{}", port + 2) };
@@ -277,8 +277,17 @@ impl Cluster {
         for (name, roles) in &files.nodes {
             let port = free_ports(2);
             let file = files.node(name, roles, port, &endpoints)?;
-            let sets =
-                options.of_plane(&["retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry", "traces"]);
+            let sets = options.of_plane(&[
+                "retry",
+                "dispatch",
+                "lanes",
+                "deliver",
+                "publish",
+                "node",
+                "kafka",
+                "telemetry",
+                "traces",
+            ]);
             let arguments = [vec!["data-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(name, &hookwire()?, &arguments, path);
             nodes.push(Member { process, url: https(port), ops: format!("http://127.0.0.1:{}", port + 1) });

@@ -45,10 +45,10 @@ pub fn hookwire() -> Result<PathBuf> {
 /// Real Kafka and PostgreSQL, as `scripts/test` started them.
 #[derive(Clone, Debug)]
 pub struct Servers {
-    /// `host:port` of the brokers' listeners with SASL_SSL.
+    /// `host:port` of the brokers' listeners: with SASL_SSL where there is an authority, in clear otherwise.
     pub kafka: Vec<String>,
     /// PEM file of the authority of those listeners.
-    pub kafka_ca: PathBuf,
+    pub kafka_ca: Option<PathBuf>,
     /// URL of PostgreSQL.
     pub postgres: String,
     /// PEM file of the authority of PostgreSQL's certificate.
@@ -67,18 +67,29 @@ impl Servers {
         let variable = |name: &str| env::var(name).with_context(|| format!("{name} is not set; scripts/test sets it"));
         Ok(Some(Self {
             kafka: vec![variable("HOOKWIRE_TEST_KAFKA_TLS")?],
-            kafka_ca: variable("HOOKWIRE_TEST_KAFKA_CA")?.into(),
+            kafka_ca: Some(variable("HOOKWIRE_TEST_KAFKA_CA")?.into()),
             postgres: variable("HOOKWIRE_TEST_POSTGRES")?,
             postgres_ca: variable("HOOKWIRE_TEST_POSTGRES_CA")?.into(),
         }))
     }
 
+    /// The same servers, Kafka in clear and without a password: for benchmarks, as others' figures are of that.
+    ///
+    /// # Errors
+    /// When the variable is not set.
+    pub fn in_clear(self) -> Result<Self> {
+        let kafka = env::var("HOOKWIRE_TEST_KAFKA").context("HOOKWIRE_TEST_KAFKA is not set")?;
+        Ok(Self { kafka: vec![kafka], kafka_ca: None, ..self })
+    }
+
     /// How tests themselves get to Kafka.
     pub fn kafka_settings(&self) -> kafka::Settings {
+        let sasl =
+            || kafka::Sasl { user: "hookwire".into(), password: Some("secret".into()), ..kafka::Sasl::default() };
         kafka::Settings {
             brokers: self.kafka.clone(),
-            tls: Some(kafka::Tls { ca_file: Some(self.kafka_ca.clone()), ..Default::default() }),
-            sasl: Some(kafka::Sasl { user: "hookwire".into(), password: Some("secret".into()), ..Default::default() }),
+            tls: (self.kafka_ca.clone()).map(|authority| kafka::Tls { ca_file: Some(authority), ..Default::default() }),
+            sasl: self.kafka_ca.is_some().then(sasl),
             ..Default::default()
         }
     }
@@ -156,7 +167,7 @@ impl Kafka {
     pub fn instead(&self, servers: Servers) -> Servers {
         Servers {
             kafka: (0..self.brokers).map(|at| format!("127.0.0.1:{}", self.port + PORTS_EACH * at + 2)).collect(),
-            kafka_ca: self.directory.join("tls/ca.pem"),
+            kafka_ca: Some(self.directory.join("tls/ca.pem")),
             ..servers
         }
     }

@@ -161,6 +161,11 @@ impl Process {
         if status.success() { Ok(()) } else { bail!("prlimit ended with {status}") }
     }
 
+    /// Its number, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Whether it was started and not ended through this handle.
     pub fn is_started(&self) -> bool {
         self.child.is_some()

@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hookwire_proto::config::ClientCertificate;
+use hookwire_proto::private_key::PrivateKey;
 use hookwire_proto::seal::MasterKeys;
 use moka::sync::Cache;
 use rustls::client::WantsClientCert;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tower::{BoxError, Service};
 
@@ -110,12 +113,15 @@ impl Inner {
     }
 
     fn showing(&self, subscription: &str, certificate: &ClientCertificate) -> Result<Sources, sign::Error> {
-        let key = authorization::private_key(subscription, certificate, &self.keys)?;
         let unusable = || sign::Error::Certificate;
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| unusable())?;
+        let key = authorization::private_key(subscription, certificate, &self.keys)?;
+        let key = PrivateKey::from_pem(&key).ok_or_else(unusable)?;
+        // Not by `with_client_auth_cert`, which takes the key as its own and does not wipe it.
+        let key = any_supported_type(&key.der()).map_err(|_| unusable())?;
         let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes());
-        let chain = chain.collect::<Result<_, _>>().map_err(|_| unusable())?;
-        let tls = tls(&self.roots).and_then(|tls| tls.with_client_auth_cert(chain, key)).map_err(|_| unusable())?;
+        let shown = CertifiedKey::new(chain.collect::<Result<_, _>>().map_err(|_| unusable())?, key);
+        let tls = tls(&self.roots).map_err(|_| unusable())?;
+        let tls = tls.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         Sources::new(&self.settings, &self.guard, &tls).map_err(|_| unusable())
     }
 }

@@ -127,12 +127,13 @@ egress.allow = ["127.0.0.0/8", "::1/128"]
     }
 
     fn kafka(&self) -> Result<String> {
+        let brokers = format!("[kafka]\nbrokers = {:?}\n", self.servers.kafka);
+        let Some(authority) = &self.servers.kafka_ca else { return Ok(brokers) };
         let password = self.path.join("kafka-password");
         std::fs::write(&password, "secret\n")?;
-        Ok(format!(
-            "[kafka]\nbrokers = {:?}\ntls.ca_file = {:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n",
-            self.servers.kafka, self.servers.kafka_ca,
-        ))
+        let protected =
+            format!("tls.ca_file = {authority:?}\nsasl.user = \"hookwire\"\nsasl.password_file = {password:?}\n");
+        Ok(brokers + &protected)
     }
 
     /// Makes the key that is to be there from the start.

@@ -17,21 +17,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
+use hookwire_bench::load::{self, Burst, Steady};
 use hookwire_bench::report::{Report, quantile, say};
+use hookwire_bench::tenant::{new_tenant, subscribe};
 use hookwire_log::Topic;
-use hookwire_proto::v1::{
-    BatchCreateSubscriptionsRequest, CreateReplayRequest, CreateSubscriptionRequest, GetReplayRequest, Replay,
-    Subscription, replay,
-};
+use hookwire_proto::v1::{CreateReplayRequest, GetReplayRequest, Replay, replay};
 use hookwire_tests::api::Api;
 use hookwire_tests::cluster::{Cluster, Options, Shape};
 use hookwire_tests::wait_until;
 
-mod load;
 mod receive;
 mod stages;
 
-use load::{Burst, Steady};
 use receive::{Group, Receiver, Seen};
 
 /// Measures isolation.
@@ -279,38 +276,4 @@ async fn disturbance(
     log.close().await;
     subscribe(&api, &tenant, &recipients).await?;
     Ok(Some(Disturbance::Replay { tenant, per_second: arguments.replay_per_second }))
-}
-
-/// A tenant of its own with the event types of these recipients.
-async fn new_tenant(api: &Api, recipients: &[(String, String)]) -> Result<String> {
-    let tenant = api.new_tenant(&[]).await?;
-    let mut types: Vec<_> = recipients.iter().map(|(_, event_type)| event_type).collect();
-    types.sort_unstable();
-    types.dedup();
-    for event_type in types {
-        api.new_event_type(&tenant, event_type).await?;
-    }
-    Ok(tenant)
-}
-
-/// These recipients, by URL and event type; returns the revision from which all are there.
-async fn subscribe(api: &Api, tenant: &str, recipients: &[(String, String)]) -> Result<i64> {
-    let mut revision = 0;
-    for recipients in recipients.chunks(1_000) {
-        let request = |(url, event_type): &(String, String)| CreateSubscriptionRequest {
-            parent: tenant.to_owned(),
-            subscription: Some(Subscription {
-                url: url.clone(),
-                event_types: vec![event_type.clone()],
-                ..Subscription::default()
-            }),
-            ..CreateSubscriptionRequest::default()
-        };
-        let requests = recipients.iter().map(request).collect();
-        let request = BatchCreateSubscriptionsRequest { parent: tenant.to_owned(), requests, ..Default::default() };
-        let created = api.subscriptions().batch_create_subscriptions(request).await?.into_inner().subscriptions;
-        ensure!(created.len() == recipients.len(), "all are created");
-        revision = created.iter().map(|subscription| subscription.revision).max().context("one")?;
-    }
-    Ok(revision)
 }

@@ -1,24 +1,21 @@
 //! The recipients: a process of its own, which each recipient's address leads to, and which remembers when what arrived at those who
 //! are well.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use hookwire_bench::asked::{self, Asked};
+use hookwire_bench::load::{self, now_us};
 use hookwire_tests::wait_until;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::Mutex;
 
 use crate::RECIPIENTS;
-use crate::load::now_us;
 
 /// What a recipient does when there is trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,30 +68,14 @@ impl Seen {
 
 /// The recipients of one run.
 pub struct Receiver {
-    /// Ended when this is dropped.
-    _child: Child,
+    process: Asked,
     port: u16,
-    lines: Mutex<Lines>,
-}
-
-/// What it is asked and answers, a line each.
-struct Lines {
-    to: ChildStdin,
-    from: tokio::io::Lines<BufReader<ChildStdout>>,
 }
 
 impl Receiver {
     pub async fn start() -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("--receiver")
-            .kill_on_drop(true)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let to = child.stdin.take().context("its input")?;
-        let mut from = BufReader::new(child.stdout.take().context("its output")?).lines();
-        let port = from.next_line().await?.context("the recipients did not start")?.parse()?;
-        Ok(Self { _child: child, port, lines: Mutex::new(Lines { to, from }) })
+        let (process, port) = Asked::start(&["--receiver"]).await?;
+        Ok(Self { process, port: port.parse()? })
     }
 
     /// Where one of them is.
@@ -104,23 +85,17 @@ impl Receiver {
 
     /// Forgets what has arrived; from now on there is trouble, or not.
     pub async fn begin(&self, is_noisy: bool) -> Result<()> {
-        self.ask(if is_noisy { "noisy" } else { "quiet" }).await.map(drop)
+        self.process.ask(if is_noisy { "noisy" } else { "quiet" }).await.map(drop)
     }
 
     /// Waits until so many have arrived at those who are well; before the beginning, at all.
     pub async fn wait_for(&self, count: usize, limit: Duration) -> Result<()> {
-        let arrived = async || Ok(self.ask("count").await?.parse::<usize>()? >= count);
+        let arrived = async || Ok(self.process.ask("count").await?.parse::<usize>()? >= count);
         wait_until(&format!("{count} have arrived"), limit, arrived).await.map(drop)
     }
 
     pub async fn seen(&self) -> Result<Seen> {
-        Ok(serde_json::from_str(&self.ask("seen").await?)?)
-    }
-
-    async fn ask(&self, question: &str) -> Result<String> {
-        let mut lines = self.lines.lock().await;
-        lines.to.write_all(format!("{question}\n").as_bytes()).await?;
-        lines.from.next_line().await?.context("the recipients have ended")
+        Ok(serde_json::from_str(&self.process.ask("seen").await?)?)
     }
 }
 
@@ -149,14 +124,9 @@ pub async fn run() -> Result<()> {
     for listener in listeners {
         tokio::spawn(axum::serve(listener, router.clone()).into_future());
     }
-    let (mut stdout, mut questions) = (tokio::io::stdout(), BufReader::new(tokio::io::stdin()).lines());
-    let mut answer = port.to_string();
-    loop {
-        stdout.write_all(format!("{answer}\n").as_bytes()).await?;
-        stdout.flush().await?;
-        let Some(question) = questions.next_line().await? else { return Ok(()) };
+    asked::answer(port.to_string(), |question| {
         let mut arrived = arrived.lock().expect("nobody panics with it");
-        answer = match question.as_str() {
+        Ok(match question {
             "count" if arrived.has_begun => arrived.seen.latencies_us.len().to_string(),
             "count" => arrived.warm.to_string(),
             "seen" => serde_json::to_string(&arrived.seen)?,
@@ -164,8 +134,9 @@ pub async fn run() -> Result<()> {
                 *arrived = Arrived { has_begun: true, is_noisy: question == "noisy", ..Arrived::default() };
                 String::new()
             }
-        };
-    }
+        })
+    })
+    .await
 }
 
 async fn arrive(State(arrived): State<Shared>, request: Request) -> StatusCode {
@@ -176,7 +147,7 @@ async fn arrive(State(arrived): State<Shared>, request: Request) -> StatusCode {
         if !arrived.has_begun {
             arrived.warm += 1;
         } else if parts.uri.path() == Group::Well.path() {
-            arrived.seen.add(sent_us(&body));
+            arrived.seen.add(load::read(&body).0);
         }
         arrived.is_noisy
     };
@@ -187,10 +158,4 @@ async fn arrive(State(arrived): State<Shared>, request: Request) -> StatusCode {
         _ => {}
     }
     StatusCode::OK
-}
-
-/// The body begins with it.
-fn sent_us(body: &[u8]) -> u64 {
-    let digits = body.iter().skip_while(|byte| !byte.is_ascii_digit()).take_while(|byte| byte.is_ascii_digit());
-    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }

@@ -1,8 +1,9 @@
 //! A client certificate and its private key, in PEM: whether they are what they should be, and belong together.
 
+use hookwire_proto::private_key::PrivateKey;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
@@ -34,8 +35,8 @@ pub(super) fn check(certificate: &str, key: &str) -> Result<(), Wrong> {
     if key.len() > MAX_KEY_BYTES {
         return Err(KEY);
     }
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| KEY)?;
-    let key = any_supported_type(&key).map_err(|_| KEY)?;
+    let key = PrivateKey::from_pem(key.as_bytes()).ok_or(KEY)?;
+    let key = any_supported_type(&key.der()).map_err(|_| KEY)?;
     match CertifiedKey::new(certificates, key).keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
         Err(Error::InconsistentKeys(_)) => Err(("private_key", "is not the key of the certificate")),
