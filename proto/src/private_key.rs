@@ -63,6 +63,7 @@ impl std::fmt::Debug for PrivateKey {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use rustls_pki_types::pem::PemObject as _;
 
