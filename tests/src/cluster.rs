@@ -404,7 +404,7 @@ impl Cluster {
     }
 
     /// What each process measures and is not 0, a line for each: where something is that did not arrive.
-    async fn figures(&self) -> String {
+    pub async fn figures(&self) -> String {
         let mut lines = String::new();
         for member in self.control_planes.iter().chain(&self.nodes) {
             let (_, page) = member.page("/metrics").await.unwrap_or_default();

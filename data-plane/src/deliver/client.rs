@@ -17,7 +17,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore};
 use tower::{BoxError, Service};
 
 use super::answer;
@@ -120,6 +120,11 @@ impl Inner {
         let key = any_supported_type(&key.der()).map_err(|_| unusable())?;
         let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes());
         let shown = CertifiedKey::new(chain.collect::<Result<_, _>>().map_err(|_| unusable())?, key);
+        // Of some keys, what is public can't be told.
+        match shown.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(unusable()),
+        }
         let tls = tls(&self.roots).map_err(|_| unusable())?;
         let tls = tls.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         Sources::new(&self.settings, &self.guard, &tls).map_err(|_| unusable())

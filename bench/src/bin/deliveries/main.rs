@@ -94,6 +94,9 @@ struct What {
     /// Measures without the bare clients
     #[arg(long)]
     no_ceilings: bool,
+    /// Says after each run what the processes measured themselves
+    #[arg(long)]
+    figures: bool,
     /// Seconds to wait, with the processes' numbers on the terminal, before anything counts: to attach a profiler
     #[arg(long, default_value_t = 0)]
     wait: u64,
@@ -246,6 +249,9 @@ async fn run(load: &Load, what: &What, is_first: bool) -> Result<Run> {
     let published = began.elapsed();
     recipients.all(expected, PATIENCE).await?;
     finished(&*log).await?;
+    if what.figures {
+        say(&cluster.figures().await);
+    }
     let (after, after_records) = (processes.cpu()?, records(&*log).await?);
     log.close().await;
     Ok(Run {
