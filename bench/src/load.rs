@@ -55,6 +55,13 @@ pub struct Steady {
     pub seconds: usize,
 }
 
+impl Steady {
+    /// How many in all.
+    pub fn messages(self) -> usize {
+        self.per_second * self.seconds
+    }
+}
+
 impl To {
     /// By calls, several at a time.
     ///
@@ -111,7 +118,7 @@ impl To {
     /// # Errors
     /// When a message is not acknowledged.
     pub async fn steady(&self, steady: Steady) -> Result<usize> {
-        let messages = steady.per_second * steady.seconds;
+        let messages = steady.messages();
         let (began, began_us) = (Instant::now(), now_us());
         let mut calls = JoinSet::new();
         for number in 0..messages {

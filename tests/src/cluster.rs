@@ -29,6 +29,9 @@ mod files;
 /// How long a process may take until it is ready: a debug build on a machine that does other things too.
 const START: Duration = Duration::from_secs(60);
 
+/// Settings that whatever delivers has, be it a node or the one process.
+const NODE_SECTIONS: [&str; 8] = ["retry", "dispatch", "lanes", "deliver", "publish", "node", "telemetry", "traces"];
+
 /// The file with the administrator's key.
 const ADMIN_KEY_FILE: &str = "admin-key";
 
@@ -205,17 +208,7 @@ impl Cluster {
         let arguments = [
             vec!["dev".into(), "--data-dir".into(), text(&data), "--port".into(), port.to_string()],
             vec!["--set".into(), format!("deliver.ca_file={}", text(&recipients.certificate))],
-            options.of_plane(&[
-                "log",
-                "retry",
-                "dispatch",
-                "lanes",
-                "deliver",
-                "publish",
-                "node",
-                "telemetry",
-                "traces",
-            ]),
+            options.of_plane(&[&["log"][..], &NODE_SECTIONS].concat()),
         ]
         .concat();
         let process = Process::new("dev", &hookwire()?, &arguments, directory.path());
@@ -277,17 +270,7 @@ impl Cluster {
         for (name, roles) in &files.nodes {
             let port = free_ports(2);
             let file = files.node(name, roles, port, &endpoints)?;
-            let sets = options.of_plane(&[
-                "retry",
-                "dispatch",
-                "lanes",
-                "deliver",
-                "publish",
-                "node",
-                "kafka",
-                "telemetry",
-                "traces",
-            ]);
+            let sets = options.of_plane(&[&["kafka"][..], &NODE_SECTIONS].concat());
             let arguments = [vec!["data-plane".into(), "--config".into(), text(&file)], sets].concat();
             let process = Process::new(name, &hookwire()?, &arguments, path);
             nodes.push(Member { process, url: https(port), ops: format!("http://127.0.0.1:{}", port + 1) });

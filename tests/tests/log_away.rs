@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -54,8 +54,8 @@ impl Seen {
         *self.longest.lock().expect("nothing panics while it holds this lock")
     }
 
-    fn acknowledged(&self) -> HashSet<String> {
-        self.acknowledged.lock().expect("nothing panics while it holds this lock").clone()
+    fn acknowledged(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.acknowledged.lock().expect("nothing panics while it holds this lock")
     }
 
     fn waited(&self, since: Instant) {
@@ -64,7 +64,7 @@ impl Seen {
     }
 
     fn acknowledge(&self, id: String) {
-        self.acknowledged.lock().expect("nothing panics while it holds this lock").insert(id);
+        self.acknowledged().insert(id);
     }
 }
 
@@ -121,7 +121,8 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
             kafka.resume(1)?
         }
         more(ENOUGH).await?;
-        cluster.receiver.wait_for_all("/away", &seen.acknowledged(), LIMIT).await?;
+        let acknowledged = seen.acknowledged().clone();
+        cluster.receiver.wait_for_all("/away", &acknowledged, LIMIT).await?;
         say(&format!(
             "the log {fault}: {} messages not acknowledged, {} refused at once, the longest wait {:?}",
             seen.unacknowledged() - unacknowledged,
@@ -134,7 +135,7 @@ async fn away(cluster: &mut Cluster, kafka: &Kafka) -> Result<()> {
         caller??;
     }
     ensure!(seen.longest() < PATIENCE, "a caller waited {:?}", seen.longest());
-    let acknowledged = seen.acknowledged();
+    let acknowledged = seen.acknowledged().clone();
     cluster.receiver.wait_for_all("/away", &acknowledged, LIMIT).await?;
     say(&format!("all {} messages that were acknowledged arrived", acknowledged.len()));
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hookwire_bench::load::{now_us, payload};
 use http_body_util::Full;
@@ -35,8 +35,7 @@ pub async fn http(recipients: &Recipients, requests: usize, bytes: usize) -> Res
     recipients.expect(expected).await?;
     let mut connections = JoinSet::new();
     for host in 0..HOSTS {
-        let url = recipients.url(host);
-        let address = url.trim_start_matches("http://").split('/').next().context("an address")?.to_owned();
+        let address = recipients.address(host);
         connections.spawn(async move {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;

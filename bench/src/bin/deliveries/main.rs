@@ -18,12 +18,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hookwire_bench::load::{self, Burst, Steady};
+use hookwire_bench::progress::finished;
 use hookwire_bench::report::{Report, say};
 use hookwire_bench::tenant::{new_tenant, subscribe};
 use hookwire_log::{Log, Topic};
 use hookwire_tests::cluster::{Cluster, Options, Shape};
 use hookwire_tests::machine::Servers;
-use hookwire_tests::wait_until;
 
 mod bare;
 mod recipients;
@@ -36,11 +36,11 @@ use usage::{Processes, Who};
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
-    load: Load,
+    command: Command,
 }
 
-#[derive(Debug, Clone, Subcommand)]
-enum Load {
+#[derive(Debug, Subcommand)]
+enum Command {
     /// Published as fast as it is taken, by a stream to each node
     Burst {
         /// How many messages
@@ -68,7 +68,7 @@ enum Load {
     Recipients,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 struct What {
     /// Runs, of whose figures the median counts; each has a Hookwire of its own
     #[arg(long, default_value_t = 3)]
@@ -109,28 +109,54 @@ enum Index {
     None,
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+enum Load {
+    Burst(Burst),
+    Steady(Steady),
+}
+
+impl Load {
+    fn messages(self) -> usize {
+        match self {
+            Self::Burst(burst) => burst.messages,
+            Self::Steady(steady) => steady.messages(),
+        }
+    }
+
+    async fn publish(self, to: &load::To) -> Result<()> {
+        match self {
+            Self::Burst(burst) => to.stream(burst).await,
+            Self::Steady(steady) => to.steady(steady).await.map(drop),
+        }
+    }
+}
+
 /// Messages that warm everything up, a broker above all, which compiles itself for a while.
 const WARM: usize = 100_000;
 /// What the bare clients do.
 const BARE: usize = 200_000;
+/// What has to be finished, so that nothing of it is left out of what it cost.
+const STAGES: [(&str, Topic); 3] =
+    [("dispatch", Topic::Messages), ("deliver", Topic::Deliveries), ("index", Topic::Attempts)];
 /// Longer than any run takes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Arguments { load } = Arguments::parse();
-    let what = match &load {
-        Load::Recipients => return recipients::run().await,
-        Load::Burst { what, .. } | Load::Steady { what, .. } => what.clone(),
+    let (load, what) = match Arguments::parse().command {
+        Command::Recipients => return recipients::run().await,
+        Command::Burst { messages, batch, what } => (Load::Burst(Burst { messages, batch }), what),
+        Command::Steady { per_second, seconds, what } => (Load::Steady(Steady { per_second, seconds }), what),
     };
     ensure!(what.fan_out > 0 && what.subscriptions.is_multiple_of(what.fan_out), "--fan-out divides --subscriptions");
-    let mut report = Report::default();
     let mut runs = Vec::new();
     for number in 1..=what.runs {
-        let run = run(&load, &what, number == 1).await?;
+        let run = run(load, &what, number == 1).await?;
         say(&format!("run {number}: {run:?}"));
         runs.push(run);
     }
+    let mut report = Report::default();
     tell(&mut report, &runs);
     if !what.no_ceilings {
         let recipients = Recipients::start().await?;
@@ -195,7 +221,7 @@ fn tell(report: &mut Report, runs: &[Run]) {
     spread("arrived more than once", "repeated", &|run| run.seen.repeated as f64);
 }
 
-async fn run(load: &Load, what: &What, is_first: bool) -> Result<Run> {
+async fn run(load: Load, what: &What, is_first: bool) -> Result<Run> {
     let recipients = Recipients::start().await?;
     let mut options = Options { nodes: what.nodes, servers: Some(servers()?), ..Options::default() }
         .set("egress.allow_http", true)
@@ -225,14 +251,9 @@ async fn run(load: &Load, what: &What, is_first: bool) -> Result<Run> {
     recipients.expect(expected).await?;
     to.stream(warm).await?;
     recipients.all(expected, PATIENCE).await?;
-    finished(&*log).await?;
+    finished(&*log, &STAGES, PATIENCE).await?;
 
-    let messages = match *load {
-        Load::Burst { messages, .. } => messages,
-        Load::Steady { per_second, seconds, .. } => per_second * seconds,
-        Load::Recipients => 0,
-    };
-    let expected = Expected { messages, fan_out: what.fan_out };
+    let expected = Expected { messages: load.messages(), fan_out: what.fan_out };
     recipients.expect(expected).await?;
     let processes = Processes::new(&cluster, &recipients)?;
     if what.wait > 0 {
@@ -241,14 +262,10 @@ async fn run(load: &Load, what: &What, is_first: bool) -> Result<Run> {
     }
     let before_records = records(&*log).await?;
     let (before, began) = (processes.cpu()?, std::time::Instant::now());
-    match *load {
-        Load::Burst { messages, batch, .. } => to.stream(Burst { messages, batch }).await?,
-        Load::Steady { per_second, seconds, .. } => to.steady(Steady { per_second, seconds }).await.map(drop)?,
-        Load::Recipients => {}
-    }
+    load.publish(&to).await?;
     let published = began.elapsed();
     recipients.all(expected, PATIENCE).await?;
-    finished(&*log).await?;
+    finished(&*log, &STAGES, PATIENCE).await?;
     if what.figures {
         say(&cluster.figures().await);
     }
@@ -256,7 +273,7 @@ async fn run(load: &Load, what: &What, is_first: bool) -> Result<Run> {
     log.close().await;
     Ok(Run {
         seen: recipients.seen().await?,
-        expected: messages * what.fan_out,
+        expected: load.messages() * what.fan_out,
         cpu: std::array::from_fn(|who| after[who].saturating_sub(before[who])),
         peak_mib: processes.peak_mib(Who::Nodes)?,
         published,
@@ -264,25 +281,6 @@ async fn run(load: &Load, what: &What, is_first: bool) -> Result<Run> {
             .map(|((topic, before), (_, after))| (*topic, after - before))
             .collect(),
     })
-}
-
-/// Waits until each stage has finished all that there is, so that nothing of it is left out of what it cost.
-async fn finished(log: &dyn Log) -> Result<()> {
-    let stages = [("dispatch", Topic::Messages), ("deliver", Topic::Deliveries), ("index", Topic::Attempts)];
-    wait_until("everything is finished", PATIENCE, async || {
-        for (group, topic) in stages {
-            for partition in 0..log.layout().partitions(topic) {
-                let next = log.bounds(topic, partition).await?.next;
-                let committed = log.committed(group, topic, partition).await?;
-                if committed.map_or(0, |committed| committed.next) < next {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    })
-    .await
-    .map(drop)
 }
 
 /// How many records each topic has had.

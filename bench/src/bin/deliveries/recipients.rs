@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use hookwire_bench::asked::{self, Asked};
+use hookwire_bench::hosts;
 use hookwire_bench::load::{self, now_us};
 use hookwire_bench::report::quantile;
 use hookwire_tests::wait_until;
@@ -69,7 +70,12 @@ impl Recipients {
 
     /// Where one of them is.
     pub fn url(&self, recipient: usize) -> String {
-        format!("http://127.0.1.{}:{}/{recipient}", recipient % HOSTS + 1, self.port)
+        format!("http://{}/{recipient}", self.address(recipient % HOSTS))
+    }
+
+    /// Where one of the hosts that they share is.
+    pub fn address(&self, host: usize) -> String {
+        hosts::address(host, self.port)
     }
 
     /// Forgets what has arrived, and expects this.
@@ -147,12 +153,7 @@ type Shared = Arc<Mutex<Arrived>>;
 /// Is the recipients, until nobody asks any more.
 pub async fn run() -> Result<()> {
     let arrived = Shared::default();
-    let first = TcpListener::bind("127.0.1.1:0").await?;
-    let port = first.local_addr()?.port();
-    let mut listeners = vec![first];
-    for host in 1..HOSTS {
-        listeners.push(TcpListener::bind(format!("127.0.1.{}:{port}", host + 1)).await?);
-    }
+    let (port, listeners) = hosts::listen(HOSTS).await?;
     for listener in listeners {
         tokio::spawn(serve(listener, arrived.clone()));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hookwire_bench::cpu;
+use hookwire_bench::{cpu, memory};
 use hookwire_tests::cluster::{Cluster, Member};
 
 use crate::recipients::Recipients;
@@ -79,14 +79,11 @@ impl Processes {
 
     /// The most memory that any one of them has had resident, in MiB.
     pub fn peak_mib(&self, who: Who) -> Result<f64> {
-        let mut peak: f64 = 0.0;
+        let mut peak = 0;
         for (_, process) in self.all.iter().filter(|(of, _)| *of == who) {
-            let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("its peak")?;
-            let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-            peak = peak.max(kib / 1_024.0);
+            peak = peak.max(memory::peak(*process)?);
         }
-        Ok(peak)
+        Ok(peak as f64 / (1024.0 * 1024.0))
     }
 }
 

@@ -18,13 +18,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use hookwire_bench::load::{self, Burst, Steady};
+use hookwire_bench::progress::finished;
 use hookwire_bench::report::{Report, quantile, say};
 use hookwire_bench::tenant::{new_tenant, subscribe};
 use hookwire_log::Topic;
 use hookwire_proto::v1::{CreateReplayRequest, GetReplayRequest, Replay, replay};
 use hookwire_tests::api::Api;
 use hookwire_tests::cluster::{Cluster, Options, Shape};
-use hookwire_tests::wait_until;
 
 mod receive;
 mod stages;
@@ -262,17 +262,7 @@ async fn disturbance(
     // Nobody subscribes to it yet.
     load::To { tenant: tenant.clone(), types, ..load.clone() }.burst(burst).await?;
     let log = cluster.open_log().await?;
-    wait_until("all of it is dispatched", PATIENCE, async || {
-        for partition in 0..log.layout().partitions(Topic::Messages) {
-            let next = log.bounds(Topic::Messages, partition).await?.next;
-            let committed = log.committed("dispatch", Topic::Messages, partition).await?;
-            if committed.map_or(0, |committed| committed.next) < next {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    })
-    .await?;
+    finished(&*log, &[("dispatch", Topic::Messages)], PATIENCE).await?;
     log.close().await;
     subscribe(&api, &tenant, &recipients).await?;
     Ok(Some(Disturbance::Replay { tenant, per_second: arguments.replay_per_second }))

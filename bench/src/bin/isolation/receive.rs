@@ -10,10 +10,10 @@ use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use hookwire_bench::asked::{self, Asked};
+use hookwire_bench::hosts;
 use hookwire_bench::load::{self, now_us};
 use hookwire_tests::wait_until;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 
 use crate::RECIPIENTS;
 
@@ -80,7 +80,7 @@ impl Receiver {
 
     /// Where one of them is.
     pub fn url(&self, recipient: usize, group: Group) -> String {
-        format!("http://127.0.1.{}:{}{}", recipient + 1, self.port, group.path())
+        format!("http://{}{}", hosts::address(recipient, self.port), group.path())
     }
 
     /// Forgets what has arrived; from now on there is trouble, or not.
@@ -114,12 +114,7 @@ type Shared = Arc<std::sync::Mutex<Arrived>>;
 /// Is the recipients, until nobody asks any more.
 pub async fn run() -> Result<()> {
     let arrived = Shared::default();
-    let first = TcpListener::bind("127.0.1.1:0").await?;
-    let port = first.local_addr()?.port();
-    let mut listeners = vec![first];
-    for recipient in 1..RECIPIENTS {
-        listeners.push(TcpListener::bind(format!("127.0.1.{}:{port}", recipient + 1)).await?);
-    }
+    let (port, listeners) = hosts::listen(RECIPIENTS).await?;
     let router = Router::new().fallback(arrive).with_state(arrived.clone());
     for listener in listeners {
         tokio::spawn(axum::serve(listener, router.clone()).into_future());

@@ -11,7 +11,6 @@
 //! that before it connected, divided by the subscriptions; tenants, event types and the checksums are in it. A change is timed from the
 //! moment that the call for it begins until the slowest of the nodes has it, and from the answer to that call.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -173,11 +172,4 @@ fn program() -> Result<tokio::process::Command> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command.kill_on_drop(true);
     Ok(command)
-}
-
-/// Resident memory of this process.
-fn resident() -> Result<u64> {
-    let status = std::fs::read_to_string(Path::new("/proc/self/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use hookwire_bench::memory::resident;
 use hookwire_data_plane::cache::Config;
 use hookwire_data_plane::cache::watch::{Settings, Watch};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,6 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::resident;
 use crate::write::Written;
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -119,15 +119,16 @@ pub async fn memory(endpoint: &str) -> Result<Memory> {
 
 /// A node that says how much memory its snapshot takes, and ends.
 pub async fn run(endpoint: String) -> Result<()> {
-    let before = resident()?;
+    let process = std::process::id();
+    let before = resident(process)?;
     let node = Node::connect(&endpoint).await?;
     let subscriptions = node.subscriptions();
     ensure!(subscriptions > 0, "there is something");
     // What the connection held of the snapshot is let go as it goes on.
-    let mut bytes = resident()?;
+    let mut bytes = resident(process)?;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = resident()?;
+        let now = resident(process)?;
         if now >= bytes {
             break;
         }
